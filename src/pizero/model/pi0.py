@@ -1,0 +1,142 @@
+"""pi0: a vision-language model and a small action expert under one attention, trained by flow matching.
+
+What is unusual:
+- image and prompt tokens go through the `vlm` expert, state and action tokens through the `action` expert;
+- the three blocks (image + prompt, state, actions) are three calls, each attending to the cache of those before it, so
+  the keys and values of an observation are computed once and every Euler step runs the action expert alone;
+- absent cameras and prompt padding keep their places in the tensors but take no position and no weight.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pizero import flow
+from pizero.model.config import Pi0Config
+from pizero.model.gemma import Cache, Gemma, RMSNorm
+from pizero.model.heads import Heads
+from pizero.model.siglip import Siglip
+from pizero.types import Actions, Observation
+
+
+class Pi0(nn.Module):
+    """The policy network: velocity(x_t, t | observation), its loss and its sampler."""
+
+    def __init__(self, config: Pi0Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = Siglip(config.vision)
+        self.projector = nn.Linear(config.vision.width, config.vlm.width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.vlm.width)
+        self.vlm = Gemma(config.vlm)
+        self.action = Gemma(config.action)
+        self.heads = Heads(config)
+
+    def init_weights(self, generator: torch.Generator | None = None) -> "Pi0":
+        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, a zero velocity read-out."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, RMSNorm):
+                nn.init.zeros_(module.weight)
+        nn.init.normal_(self.embed_tokens.weight, std=self.config.vlm.width**-0.5, generator=generator)
+        nn.init.normal_(self.vision.position_embedding.weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.heads.action_out_proj.weight)
+        return self
+
+    def embed_images(self, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b k d"]:
+        """Image tokens of all views, one view after the other. Not scaled, unlike text (PaliGemma)."""
+        b, v = images.shape[:2]
+        return self.projector(self.vision(images.flatten(0, 1))).unflatten(0, (b, v)).flatten(1, 2)
+
+    def embed_prompt(self, prompt: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        """Prompt tokens, times sqrt(width) (Gemma)."""
+        return self.embed_tokens(prompt) * math.sqrt(self.config.vlm.width)
+
+    def embed_prefix(
+        self, observation: Observation
+    ) -> tuple[Float[Tensor, "b k d"], Int[Tensor, "b k"], Bool[Tensor, "b k"] | None]:
+        """Tokens of images and prompt, their positions (real tokens count from 0), and their mask."""
+        tokens = torch.cat([self.embed_images(observation.images), self.embed_prompt(observation.prompt)], dim=1)
+        mask = self._prefix_mask(observation)
+        if mask is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        else:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return tokens, positions, mask
+
+    def prefill(self, observation: Observation) -> Cache:
+        """Keys and values of everything that does not change with the actions: images, prompt, state."""
+        tokens, positions, mask = self.embed_prefix(observation)
+        prefix = self.vlm.cache(tokens, positions, mask)
+        state = self.heads.embed_state(observation.state)
+        return self.action.cache(state, prefix.next_positions(1), past=prefix)
+
+    def velocity(
+        self, cache: Cache, x_t: Float[Tensor, "b t a"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b t a"]:
+        """v_t of a noisy chunk, given the cache of `prefill`. Runs the action expert only."""
+        tokens = self.heads.embed_actions(x_t.to(self.heads.action_in_proj.weight.dtype), t)
+        positions = cache.next_positions(tokens.shape[1])
+        return self.heads.velocity(self.action(tokens, positions, past=cache))
+
+    def loss(
+        self,
+        observation: Observation,
+        actions: Actions,
+        t: Float[Tensor, " n"],
+        noise: Float[Tensor, "n t a"],
+        sigma_min: float = flow.SIGMA_MIN,
+    ) -> Float[Tensor, ""]:
+        """Flow matching loss. n is a multiple of the batch size b: n / b draws of (t, noise) for each observation, in a row.
+
+        Padded action dimensions are zero in x_t too, as they are when sampling with `action_mask`.
+        """
+        draws, rest = divmod(t.shape[0], observation.state.shape[0])
+        if rest or not draws:
+            raise ValueError(f"{t.shape[0]} draws of t for {observation.state.shape[0]} observations; give a multiple")
+        values = actions.values.repeat_interleave(draws, 0)
+        mask = actions.mask.repeat_interleave(draws, 0)
+        noise = noise * mask.any(dim=1, keepdim=True)
+        x_t = flow.interpolate(noise, values, t, sigma_min)
+        v_t = self.velocity(self.prefill(observation).repeat(draws), x_t, t)
+        return flow.loss(v_t, flow.target_velocity(noise, values, sigma_min), mask)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        observation: Observation,
+        num_steps: int = 10,
+        noise: Float[Tensor, "b t a"] | None = None,
+        generator: torch.Generator | None = None,
+        action_mask: Bool[Tensor, " a"] | None = None,
+    ) -> Float[Tensor, "b t a"]:
+        """Action chunks in model units, float32.
+
+        `noise` is drawn from the generator when None. `action_mask` marks the robot's own action dimensions; the others stay
+        zero. None: all `action_dim` dimensions are sampled.
+        """
+        if noise is None:
+            shape = (observation.state.shape[0], self.config.horizon, self.config.action_dim)
+            noise = torch.randn(shape, generator=generator, device=observation.state.device)
+        keep = torch.ones(self.config.action_dim, device=noise.device) if action_mask is None else action_mask.float()
+        cache = self.prefill(observation)
+        return flow.integrate(lambda x, t: self.velocity(cache, x, t) * keep, noise * keep, num_steps)
+
+    def _prefix_mask(self, observation: Observation) -> Tensor | None:
+        image_mask, prompt_mask = observation.image_mask, observation.prompt_mask
+        if image_mask is None and prompt_mask is None:
+            return None
+        if image_mask is None:
+            image_mask = torch.ones(observation.images.shape[:2], dtype=torch.bool, device=observation.prompt.device)
+        if prompt_mask is None:
+            prompt_mask = torch.ones_like(observation.prompt, dtype=torch.bool)
+        patches = image_mask.repeat_interleave(self.config.vision.num_patches, dim=1)
+        return torch.cat([patches, prompt_mask], dim=1)

@@ -1,0 +1,56 @@
+"""The SigLIP vision tower: one picture in, one embedding per patch out (Zhai et al. 2023; big_vision's vit.py)."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pizero.model.config import SiglipConfig
+
+LAYER_NORM_EPS = 1e-6
+"""big_vision, models/vit.py."""
+
+
+class SiglipLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward; every patch sees every patch."""
+
+    def __init__(self, config: SiglipConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.layer_norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.k_proj = nn.Linear(config.width, config.width)
+        self.v_proj = nn.Linear(config.width, config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+        self.layer_norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(config.width, config.mlp_dim)
+        self.fc2 = nn.Linear(config.mlp_dim, config.width)
+
+    def qkv(self, x: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads, each (n, p, d)."""
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def forward(self, x: Float[Tensor, "n p d"]) -> Float[Tensor, "n p d"]:
+        """The patches after one layer."""
+        q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in self.qkv(self.layer_norm1(x)))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.out_proj(attended)
+        return x + self.fc2(F.gelu(self.fc1(self.layer_norm2(x)), approximate="tanh"))
+
+
+class Siglip(nn.Module):
+    """Patch embedding, learned positions, layers, final norm."""
+
+    def __init__(self, config: SiglipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+        self.position_embedding = nn.Embedding(config.num_patches, config.width)
+        self.layers = nn.ModuleList(SiglipLayer(config) for _ in range(config.depth))
+        self.post_layernorm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
+        """Patch embeddings, row by row from the upper left, of pictures in [-1, 1]."""
+        x = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding.weight
+        for layer in self.layers:
+            x = layer(x)
+        return self.post_layernorm(x)
