@@ -46,7 +46,8 @@ class Embodiment:
             raise ValueError(
                 f"embodiment has keys {sorted(set(data) ^ names)} that are missing or unknown; expected {sorted(names)}"
             )
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
 
     def difference(self, other: "Embodiment") -> str:
         """One line that says where two embodiments differ; empty when they are equal."""

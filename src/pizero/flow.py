@@ -1,6 +1,6 @@
 """Flow matching: the path from noise to actions, the training target, the loss, and Euler integration.
 
-Time runs as in the pi0 paper (sec. IV and appendix B): t = 0 is noise, t = 1 is data. No other file knows the direction.
+Time runs as in the pi0 paper (sec. IV and appendix B): t = 0 is noise, t = 1 is data. No other file knows which way.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def sample_time(
 ) -> Float[Tensor, " b"]:
     """Training times in [0, 0.999].
 
-    "beta": t = s (1 - z), z ~ Beta(1.5, 1), s = 0.999, which gives early, noisy times more weight (pi0 paper, appendix B).
+    "beta": t = s (1 - z), z ~ Beta(1.5, 1), s = 0.999, which gives early, noisy times more weight (pi0 paper, app. B).
     "uniform": t = s u. A generator must live on `device`.
     """
     u = torch.rand(batch_size, generator=generator, device=device)
@@ -52,9 +52,7 @@ def target_velocity(
     return actions - (1 - sigma_min) * noise
 
 
-def loss(
-    v_t: Float[Tensor, "b t a"], u_t: Float[Tensor, "b t a"], mask: Bool[Tensor, "b t a"]
-) -> Float[Tensor, ""]:
+def loss(v_t: Float[Tensor, "b t a"], u_t: Float[Tensor, "b t a"], mask: Bool[Tensor, "b t a"]) -> Float[Tensor, ""]:
     """Mean squared error over the masked-in elements, in float32."""
     squared = (v_t.float() - u_t.float()).square()
     return torch.where(mask, squared, 0).sum() / mask.sum().clamp(min=1)

@@ -4,7 +4,7 @@ Axes: b batch, v view, c channel, h height, w width, l prompt token, s state dim
 a action dimension, q query token, k key token, d width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,16 +29,15 @@ class Observation:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Observation":
         """The same batch on a device; floating tensors in `dtype` (None keeps theirs)."""
 
-        def move(x: Tensor | None, floating: bool) -> Tensor | None:
-            return None if x is None else x.to(device, dtype if floating else None, non_blocking=True)
+        def move(mask: Tensor | None) -> Tensor | None:
+            return None if mask is None else mask.to(device)
 
-        return replace(
-            self,
-            images=move(self.images, True),
-            prompt=move(self.prompt, False),
-            state=move(self.state, True),
-            image_mask=move(self.image_mask, False),
-            prompt_mask=move(self.prompt_mask, False),
+        return Observation(
+            images=self.images.to(device, dtype),
+            prompt=self.prompt.to(device),
+            state=self.state.to(device, dtype),
+            image_mask=move(self.image_mask),
+            prompt_mask=move(self.prompt_mask),
         )
 
     def trim(self) -> "Observation":
@@ -70,6 +69,4 @@ class Actions:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Actions":
         """The same batch on a device; values in `dtype` (None keeps theirs)."""
-        return Actions(
-            self.values.to(device, dtype, non_blocking=True), self.mask.to(device, non_blocking=True)
-        )
+        return Actions(self.values.to(device, dtype), self.mask.to(device))

@@ -89,7 +89,10 @@ class Pi0Config:
             ("rope_base", self.vlm.rope_base, self.action.rope_base),
         ):
             if vlm != action:
-                raise ValueError(f"{name} is {vlm} in the vlm and {action} in the action expert; attention is shared, so they must be equal")
+                raise ValueError(
+                    f"{name} is {vlm} in the vlm and {action} in the action expert; "
+                    "attention is shared, so they must be equal"
+                )
         if self.action.width % 2:
             raise ValueError(f"action width is {self.action.width}, must be even for the time embedding")
         if self.horizon < 1:

@@ -6,6 +6,7 @@ No attention mask is needed for the blocks; only padding needs one.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ RMS_NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class Cache:
-    """What later blocks may attend to: per layer the keys (already rotated) and values, each (b, kv heads, k, head_dim)."""
+    """What later blocks may attend to: per layer the keys (already rotated) and values, (b, kv heads, k, head_dim)."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -93,7 +94,10 @@ def rotate(x: Float[Tensor, "b n q d"], table: tuple[Tensor, Tensor]) -> Float[T
 
 
 def attend(
-    q: Float[Tensor, "b n q h"], k: Float[Tensor, "b m k h"], v: Float[Tensor, "b m k h"], mask: Bool[Tensor, "b k"] | None
+    q: Float[Tensor, "b n q h"],
+    k: Float[Tensor, "b m k h"],
+    v: Float[Tensor, "b m k h"],
+    mask: Bool[Tensor, "b k"] | None,
 ) -> Float[Tensor, "b q d"]:
     """Softmax attention over all keys that the mask lets through, heads joined.
 
@@ -165,8 +169,8 @@ class GemmaLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The tokens after this layer, and their own keys and values.
 
-        x (b, q, d); `table` from `rotary_table`; `past` keys and values seen before the own ones, or None; `mask` (b, k)
-        over past and own keys, or None.
+        x (b, q, d); `table` from `rotary_table`; `past` keys and values seen before the own ones, or None; `mask`
+        (b, k) over past and own keys, or None.
         """
         attn = self.self_attn
         q, k, v = (attn.split_heads(y) for y in attn.qkv(self.input_layernorm(x)))
@@ -220,6 +224,6 @@ class Gemma(nn.Module):
             x, k, v = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed)
             keys.append(k)
             values.append(v)
-        k, v = self.layers[-1].only_kv(x, table)
+        k, v = cast(GemmaLayer, self.layers[-1]).only_kv(x, table)
         own = Cache([*keys, k], [*values, v], mask)
         return own if past is None else past.extend(own)

@@ -11,11 +11,15 @@ from pizero.model.config import Pi0Config
 
 
 def time_embedding(t: Float[Tensor, " b"], width: int, min_period: float, max_period: float) -> Float[Tensor, "b d"]:
-    """Sines, then cosines, of 2 pi t / period, periods log-spaced; float32 (openpi, models/pi0.py, posemb_sincos)."""
-    fraction = torch.linspace(0, 1, width // 2, device=t.device, dtype=torch.float32)
+    """Sines, then cosines, of 2 pi t / period, periods log-spaced; float32 (openpi, models/pi0.py, posemb_sincos).
+
+    Angles reach 2 pi / 0.004, where float32 has lost four digits: they are float64, as in openpi's PyTorch.
+    """
+    exact = torch.float32 if t.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    fraction = torch.linspace(0, 1, width // 2, device=t.device, dtype=exact)
     period = min_period * (max_period / min_period) ** fraction
-    angle = t.float()[:, None] * (2 * math.pi / period)
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    angle = t.to(exact)[:, None] * (2 * math.pi / period)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
 
 
 class Heads(nn.Module):

@@ -35,7 +35,7 @@ class Pi0(nn.Module):
         self.heads = Heads(config)
 
     def init_weights(self, generator: torch.Generator | None = None) -> "Pi0":
-        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, a zero velocity read-out."""
+        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, zero velocity."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
@@ -79,9 +79,7 @@ class Pi0(nn.Module):
         state = self.heads.embed_state(observation.state)
         return self.action.cache(state, prefix.next_positions(1), past=prefix)
 
-    def velocity(
-        self, cache: Cache, x_t: Float[Tensor, "b t a"], t: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b t a"]:
+    def velocity(self, cache: Cache, x_t: Float[Tensor, "b t a"], t: Float[Tensor, " b"]) -> Float[Tensor, "b t a"]:
         """v_t of a noisy chunk, given the cache of `prefill`. Runs the action expert only."""
         tokens = self.heads.embed_actions(x_t.to(self.heads.action_in_proj.weight.dtype), t)
         positions = cache.next_positions(tokens.shape[1])
@@ -95,7 +93,7 @@ class Pi0(nn.Module):
         noise: Float[Tensor, "n t a"],
         sigma_min: float = flow.SIGMA_MIN,
     ) -> Float[Tensor, ""]:
-        """Flow matching loss. n is a multiple of the batch size b: n / b draws of (t, noise) for each observation, in a row.
+        """Flow matching loss. n is a multiple of the batch size b: n / b draws of (t, noise) per observation, in a row.
 
         Padded action dimensions are zero in x_t too, as they are when sampling with `action_mask`.
         """
@@ -120,8 +118,8 @@ class Pi0(nn.Module):
     ) -> Float[Tensor, "b t a"]:
         """Action chunks in model units, float32.
 
-        `noise` is drawn from the generator when None. `action_mask` marks the robot's own action dimensions; the others stay
-        zero. None: all `action_dim` dimensions are sampled.
+        `noise` is drawn from the generator when None. `action_mask` marks the robot's own action dimensions; the others
+        stay zero. None: all `action_dim` dimensions are sampled.
         """
         if noise is None:
             shape = (observation.state.shape[0], self.config.horizon, self.config.action_dim)

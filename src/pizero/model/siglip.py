@@ -50,6 +50,8 @@ class Siglip(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
         """Patch embeddings, row by row from the upper left, of pictures in [-1, 1]."""
+        side = self.config.image_size  # the convolution would take other sizes too, and give wrong numbers
+        assert images.shape[2:] == (side, side), f"pictures of {tuple(images.shape[2:])}, the model takes {side, side}"
         x = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding.weight
         for layer in self.layers:
             x = layer(x)

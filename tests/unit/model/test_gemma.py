@@ -1,0 +1,152 @@
+"""The parts of a Gemma stack against their formulas, and the cache that joins two stacks."""
+
+import math
+
+import pytest
+import torch
+
+from pizero.model.config import GemmaConfig
+from pizero.model.gemma import Cache, FeedForward, Gemma, RMSNorm, attend, rotary_table, rotate
+
+CONFIG = GemmaConfig(width=32, depth=2, mlp_dim=40, num_heads=4, num_kv_heads=2, head_dim=12)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def stack(randomise) -> Gemma:
+    stack = Gemma(CONFIG)
+    randomise(stack)
+    return stack.requires_grad_(False)
+
+
+def test_rms_norm_scales_by_one_plus_weight(randomise):
+    norm = RMSNorm(32)
+    x = 3 * normal(2, 5, 32)
+    rms = x.double().square().mean(-1, keepdim=True).add(1e-6).sqrt()
+    torch.testing.assert_close(norm(x).double(), x / rms, atol=1e-6, rtol=1e-6)  # fresh weights are zero
+    randomise(norm)
+    torch.testing.assert_close(norm(x).double(), x / rms * (1 + norm.weight.double()), atol=1e-6, rtol=1e-6)
+
+
+def test_rms_norm_of_bfloat16_is_rounded_once_at_the_end(randomise):
+    norm = RMSNorm(32)
+    randomise(norm)
+    x = normal(2, 5, 32).bfloat16()
+    y = norm(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, norm(x.float()).bfloat16())
+
+
+def test_rotary_embedding_turns_pairs_of_the_two_halves_as_complex_numbers():
+    x = normal(2, 3, 5, 12)
+    positions = torch.tensor([[0, 1, 2, 3, 4], [3, 0, 7, 100, 5]])
+    frequency = 10_000.0 ** (-torch.arange(6, dtype=torch.float64) / 6)
+    turn = torch.exp(1j * positions[:, None, :, None] * frequency)
+    turned = torch.complex(x[..., :6].double(), x[..., 6:].double()) * turn
+    expected = torch.cat([turned.real, turned.imag], dim=-1)
+    actual = rotate(x, rotary_table(positions, 12, 10_000.0))
+    torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_base_comes_from_the_config(randomise):
+    x, positions = normal(1, 4, 32), torch.arange(4)[None]
+    outputs = []
+    for base in (10_000.0, 100.0):
+        stack = Gemma(GemmaConfig(width=32, depth=1, mlp_dim=40, num_heads=2, head_dim=12, rope_base=base))
+        randomise(stack)
+        outputs.append(stack(x, positions))
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_the_sum_written_out_head_by_head(masked):
+    q, k, v = normal(2, 4, 3, 12), normal(2, 2, 5, 12, seed=1), normal(2, 2, 5, 12, seed=2)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 1, 1]], dtype=torch.bool) if masked else None
+    expected = torch.empty(2, 3, 4 * 12)
+    for b in range(2):
+        keys = range(5) if mask is None else [j for j in range(5) if mask[b, j]]
+        for head in range(4):
+            for i in range(3):
+                logits = [float(q[b, head, i] @ k[b, head // 2, j]) / math.sqrt(12) for j in keys]
+                weights = torch.tensor([math.exp(x) for x in logits])
+                values = torch.stack([v[b, head // 2, j] for j in keys])
+                expected[b, i, 12 * head : 12 * head + 12] = weights / weights.sum() @ values
+    torch.testing.assert_close(attend(q, k, v, mask), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_feed_forward_is_gated_by_the_tanh_form_of_gelu(randomise):
+    network = FeedForward(CONFIG)
+    randomise(network)
+    x = normal(2, 5, 32)
+    gate, up, down = (p.weight.double() for p in (network.gate_proj, network.up_proj, network.down_proj))
+    y = x.double() @ gate.T
+    gelu = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+    torch.testing.assert_close(network(x).double(), (gelu * (x.double() @ up.T)) @ down.T, atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_of_a_block_holds_what_one_pass_over_both_blocks_computes(stack):
+    """First block: tokens 0-3, which see each other; second: 4-5, which see all. One row has padding in the first."""
+    x = normal(2, 6, 32)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    first_positions = (mask.cumsum(1) - 1).clamp(min=0)
+    first = stack.cache(x[:, :4], first_positions, mask)
+    both = stack.cache(x[:, 4:], first.next_positions(2), past=first)
+    assert len(first) == 4
+    assert len(both) == 6
+    for i in range(CONFIG.depth):  # the first block's part is untouched and comes first
+        assert torch.equal(both.keys[i][:, :, :4], first.keys[i])
+        assert torch.equal(both.values[i][:, :, :4], first.values[i])
+    # left out altogether, padding gives the same second block
+    short = stack.cache(x[1:, [0, 2]], torch.tensor([[0, 1]]))
+    short_both = stack.cache(x[1:, 4:], short.next_positions(2), past=short)
+    for i in range(CONFIG.depth):
+        torch.testing.assert_close(both.keys[i][1:, :, 4:], short_both.keys[i][:, :, 2:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(both.values[i][1:, :, 4:], short_both.values[i][:, :, 2:], atol=1e-5, rtol=1e-5)
+
+
+def test_own_padding_and_cached_padding_are_both_left_out(stack):
+    x = normal(1, 5, 32)
+    past_mask, own_mask = torch.tensor([[True, False]]), torch.tensor([[True, False, True]])
+    past = stack.cache(x[:, :2], torch.tensor([[0, 0]]), past_mask)
+    padded = stack(x[:, 2:], torch.tensor([[1, 1, 2]]), own_mask, past)
+    past = stack.cache(x[:, :1], torch.tensor([[0]]))
+    plain = stack(x[:, [2, 4]], torch.tensor([[1, 2]]), past=past)
+    torch.testing.assert_close(padded[:, [0, 2]], plain, atol=1e-5, rtol=1e-5)
+
+
+def test_later_blocks_need_of_the_last_layer_only_keys_and_values(stack, randomise):
+    other = Gemma(CONFIG)
+    other.load_state_dict(stack.state_dict())
+    for unused in (other.layers[-1].self_attn.o_proj, other.layers[-1].mlp, other.norm):
+        randomise(unused, seed=9)
+    x, positions = normal(1, 4, 32), torch.arange(4)[None]
+    first, second = stack.cache(x, positions), other.cache(x, positions)
+    assert all(torch.equal(a, b) for a, b in zip(first.keys + first.values, second.keys + second.values, strict=True))
+    assert not torch.equal(stack(x, positions), other(x, positions))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_repeated_cache_has_each_row_several_times_in_a_row(masked):
+    mask = torch.tensor([[True, True], [True, False]]) if masked else None
+    cache = Cache([normal(2, 2, 2, 12)], [normal(2, 2, 2, 12, seed=1)], mask)
+    repeated = cache.repeat(3)
+    rows = [0, 0, 0, 1, 1, 1]
+    assert torch.equal(repeated.keys[0], cache.keys[0][rows])
+    assert torch.equal(repeated.values[0], cache.values[0][rows])
+    assert repeated.mask is None if mask is None else torch.equal(repeated.mask, mask[rows])
+
+
+def test_positions_after_a_cache_do_not_count_padding():
+    keys = [normal(2, 2, 4, 12)]
+    assert Cache(keys, keys, None).next_positions(2).tolist() == [[4, 5], [4, 5]]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    assert Cache(keys, keys, mask).next_positions(2).tolist() == [[4, 5], [2, 3]]
+
+
+@pytest.mark.parametrize("wrong", [{"num_heads": 8, "num_kv_heads": 3}, {"head_dim": 15}])
+def test_impossible_heads_are_refused_with_the_numbers(wrong):
+    with pytest.raises(ValueError, match=str(list(wrong.values())[-1])):
+        GemmaConfig(**wrong)
