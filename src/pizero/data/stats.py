@@ -1,0 +1,118 @@
+"""Statistics of a data set's state and actions, exact, in real units."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+_ARRAYS = ("mean", "std", "min", "max", "q01", "q99")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the values of each dimension of a vector look like; all arrays float64, one value per dimension."""
+
+    mean: Float[np.ndarray, " d"]
+    """Arithmetic mean."""
+    std: Float[np.ndarray, " d"]
+    """Standard deviation of the population (divided by count, not count - 1)."""
+    min: Float[np.ndarray, " d"]
+    """Smallest value."""
+    max: Float[np.ndarray, " d"]
+    """Largest value."""
+    q01: Float[np.ndarray, " d"]
+    """1 % quantile, linearly interpolated between the two nearest values."""
+    q99: Float[np.ndarray, " d"]
+    """99 % quantile, likewise."""
+    count: int
+    """Number of vectors."""
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "n d"]) -> "Stats":
+        """Statistics of the rows, computed in float64."""
+        if not len(values):
+            raise ValueError("statistics need at least one vector, got none")
+        x = np.asarray(values, np.float64)
+        q01, q99 = np.quantile(x, [0.01, 0.99], axis=0)
+        return cls(x.mean(0), x.std(0), x.min(0), x.max(0), q01, q99, len(x))
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists of numbers; `from_json` gives the same bits back."""
+        arrays = (self.mean, self.std, self.min, self.max, self.q01, self.q99)
+        return {name: array.tolist() for name, array in zip(_ARRAYS, arrays, strict=True)} | {"count": self.count}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Stats":
+        """Raises ValueError that names missing and unknown keys, or arrays of different lengths."""
+        _check_keys("stats", data, {*_ARRAYS, "count"})
+        arrays = {name: np.asarray(data[name], np.float64) for name in _ARRAYS}
+        if len({array.shape for array in arrays.values()}) != 1:
+            raise ValueError(f"stats have different lengths: { {name: len(array) for name, array in arrays.items()} }")
+        return cls(**arrays, count=int(data["count"]))
+
+
+@dataclass(frozen=True)
+class DatasetStats:
+    """Statistics of everything that is normalised."""
+
+    state: Stats
+    """Of the state of every frame."""
+    actions: Stats
+    """Of the action of every frame."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary with the keys "state" and "actions"."""
+        return {"state": self.state.to_json(), "actions": self.actions.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "DatasetStats":
+        """Raises ValueError that names missing and unknown keys."""
+        _check_keys("stats", data, {"state", "actions"})
+        return cls(Stats.from_json(data["state"]), Stats.from_json(data["actions"]))
+
+    def save(self, path: Path) -> None:
+        """Written aside, then renamed."""
+        aside = path.with_name(path.name + ".part")
+        aside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        os.replace(aside, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "DatasetStats":
+        """Raises ValueError that names the file."""
+        try:
+            return cls.from_json(json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise ValueError(f"{path} does not exist") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} does not hold statistics: {error}") from None
+
+
+@runtime_checkable
+class StateAndActions(Protocol):
+    """A data set whose numbers are in memory."""
+
+    @property
+    def state(self) -> np.ndarray:
+        """(n, s)."""
+        ...
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(n, a)."""
+        ...
+
+
+def compute_stats(dataset: StateAndActions) -> DatasetStats:
+    """Exact statistics of every frame's state and action (openpi's running histograms are approximate)."""
+    return DatasetStats(Stats.of(dataset.state), Stats.of(dataset.actions))
+
+
+def _check_keys(what: str, data: object, expected: set[str]) -> None:
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} are a {type(data).__name__}, expected a dictionary with {sorted(expected)}")
+    if set(data) != expected:
+        raise ValueError(f"{what}: missing {sorted(expected - set(data))}, unknown {sorted(set(data) - expected)}")
