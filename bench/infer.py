@@ -148,16 +148,22 @@ def main() -> None:
         row = measure(fast, inputs, args.repeats)
         error = max(float((fast(*pair) - ref).norm() / ref.norm()) for pair, ref in zip(inputs, reference, strict=True))
         rows.append(
-            {"setup": name, "sampler": "compiled", "floor_ms": floor_ms(config, setup, args.num_steps), **row, "error": error}
+            {
+                "setup": name,
+                "sampler": "compiled",
+                "floor_ms": floor_ms(config, setup, args.num_steps),
+                **row,
+                "error": error,
+            }
         )
         del model, fast, plain
         torch.cuda.empty_cache()
-    print(f"{'set-up':7}{'sampler':10}{'p50 ms':>8}{'p99 ms':>8}{'floor ms':>9}{'first s':>9}{'peak GiB':>9}{'rel. error':>11}")
+    columns = ("set-up", "sampler", "p50 ms", "p99 ms", "floor ms", "first s", "peak GiB", "rel. error")
+    print("".join(f"{column:>11}" for column in columns))
     for r in rows:
-        print(
-            f"{r['setup']:7}{r['sampler']:10}{r['p50_ms']:8.2f}{r['p99_ms']:8.2f}{r['floor_ms']:9.2f}"
-            f"{r['first_action_s']:9.1f}{r['peak_gib']:9.2f}{r.get('error', 0):11.1e}"
-        )
+        numbers = (r["p50_ms"], r["p99_ms"], r["floor_ms"], r["first_action_s"], r["peak_gib"])
+        error = f"{r['error']:11.1e}" if "error" in r else f"{'-':>11}"
+        print(f"{r['setup']:>11}{r['sampler']:>11}" + "".join(f"{x:11.2f}" for x in numbers) + error)
     about = {
         "program": "bench/infer.py",
         "device": torch.cuda.get_device_name(),

@@ -58,10 +58,7 @@ def _lines(name: str, unit: str, started: float) -> Iterator[Report]:
         last = now
         rate = done / (now - started)
         left = (total - done) / rate if rate > 0 else float("nan")
-        print(
-            f"{name}: {100 * done / max(total, 1e-9):3.0f} %, {rate:.1f} {unit}/s, {left:.0f} s left{'; ' + note if note else ''}",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{name}: {100 * done / max(total, 1e-9):3.0f} %, {rate:.1f} {unit}/s, {left:.0f} s left"
+        print(f"{line}; {note}" if note else line, file=sys.stderr, flush=True)
 
     yield report

@@ -15,22 +15,22 @@ from pizero.weights.checkpoint import Checkpoint
 class Pi0Policy:
     """Transform, sampler and inverse transform around one checkpoint; takes the checkpoint's model over.
 
-    `num_steps` Euler steps per chunk. On a CUDA device the sampler is compiled (see `runtime`) unless `compile` is False.
+    `num_steps` Euler steps per chunk. On a CUDA device the sampler is compiled (see `runtime`), unless `compile` is
+    False.
     """
 
     def __init__(self, checkpoint: Checkpoint, num_steps: int = 10, seed: int = 0, compile: bool = True) -> None:
         self.transform = checkpoint.transform
+        self.embodiment: Embodiment = self.transform.config.embodiment
         self.horizon = checkpoint.model.config.horizon
         self._sampler: Sampler = make_sampler(checkpoint.model, num_steps, self.transform.action_mask, compile)
         self._generator = torch.Generator().manual_seed(seed)
 
-    @property
-    def embodiment(self) -> Embodiment:
-        """The robot that this policy drives."""
-        return self.transform.config.embodiment
-
     def act(self, frame: Frame, noise: np.ndarray | None = None) -> np.ndarray:
-        """Action chunk (t, a) in real units, float32. `noise` (t, action_dim) is drawn from the policy's seed when None."""
+        """Action chunk (t, a) in real units, float32.
+
+        `noise` (t, action_dim); None draws it from the policy's seed.
+        """
         drawn = self._noise(self._generator) if noise is None else torch.from_numpy(noise).float()
         return self._sample([frame], drawn[None])[0]
 

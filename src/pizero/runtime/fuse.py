@@ -1,9 +1,11 @@
-"""Projections that read the same input as one matrix product: fewer, larger kernels, the same numbers up to rounding."""
+"""Projections that read the same input as one matrix product: fewer, larger kernels, equal up to rounding."""
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pizero.model.gemma import Attention, FeedForward, Gemma
+from pizero.model.gemma import Attention, FeedForward, Gemma, GemmaLayer
 from pizero.model.pi0 import Pi0
 from pizero.model.siglip import SiglipLayer
 
@@ -73,13 +75,14 @@ class FusedSiglipLayer(SiglipLayer):
 
 def fuse(model: Pi0) -> Pi0:
     """The same model with fused projections, for inference only. Changes `model` in place, layer by layer."""
-    model.vision.layers = nn.ModuleList(FusedSiglipLayer(layer) for layer in model.vision.layers)
+    model.vision.layers = nn.ModuleList(FusedSiglipLayer(cast(SiglipLayer, layer)) for layer in model.vision.layers)
     for expert in (model.vlm, model.action):
         _fuse_expert(expert)
     return model.eval().requires_grad_(False)
 
 
 def _fuse_expert(expert: Gemma) -> None:
-    for layer in expert.layers:
+    for module in expert.layers:
+        layer = cast(GemmaLayer, module)
         layer.self_attn = FusedAttention(layer.self_attn)
         layer.mlp = FusedFeedForward(layer.mlp)

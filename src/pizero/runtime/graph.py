@@ -1,4 +1,4 @@
-"""The fast sampler on a CUDA device: compiled layers, static shapes, and one CUDA graph over prefill and all Euler steps.
+"""The fast sampler on a CUDA device: compiled layers, static shapes, one CUDA graph over prefill and all Euler steps.
 
 Only the layers are compiled, not the whole network: the 27 + 18 + 18 layers share four compiled functions, so the first
 action comes after seconds, not minutes; the graph then removes what is left of launch overhead. Hand-written kernels
@@ -109,7 +109,7 @@ class GraphSampler:
 
 
 def bucket_prompt(observation: Observation) -> Observation:
-    """The observation with its prompt padded to a multiple of PROMPT_BUCKET tokens; unchanged where it is one already."""
+    """The observation with its prompt padded to a multiple of PROMPT_BUCKET tokens."""
     length = observation.prompt.shape[1]
     missing = -length % PROMPT_BUCKET
     if not missing:

@@ -1,0 +1,107 @@
+"""`pizero show`: what is in a data set, a checkpoint or a preset."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from pizero.command.parse import nearest, parse
+from pizero.model.config import Pi0Config
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show what is in a data set, a checkpoint or a preset, or list the tasks or the presets."""
+
+    what: Positional[str]
+    """Folder of a data set or a checkpoint, name of a preset, "tasks" or "presets"."""
+    save_frame: Path | None = None
+    """Of a data set: write frame number `frame` to this .npz file, for `pizero act`."""
+    frame: int = 0
+    """Which frame `save_frame` writes."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; its exit code."""
+    args = parse(Show, "show", arguments)
+    folder = Path(args.what)
+    if args.save_frame is not None and not (folder / "meta" / "info.json").is_file():
+        raise ValueError(f"--save-frame takes a frame of a data set, and {args.what} is none")
+    if args.what == "tasks":
+        from pizero.sim.env import find_task, list_tasks
+
+        for name in list_tasks():
+            print(f"{name:36}{find_task(name).prompt}")
+    elif args.what == "presets":
+        from pizero.train.preset import presets
+
+        for name, preset in presets().items():
+            print(f"{name:10}{' '.join((preset.__doc__ or '').split())}")
+    elif (folder / "meta" / "info.json").is_file():
+        _show_dataset(folder, args)
+    elif folder.is_dir():
+        _show_checkpoint(folder)
+    else:
+        from pizero.train.config import config_to_json
+        from pizero.train.preset import presets
+
+        if args.what not in presets():
+            raise ValueError(
+                f"{args.what} is neither a folder nor a preset{nearest(args.what, presets())}; "
+                "`pizero show presets` lists the presets"
+            )
+        config = presets()[args.what]()
+        print(json.dumps(config_to_json(config), indent=2))
+        _print_parts(config.model)
+    return 0
+
+
+def _show_dataset(folder: Path, args: Show) -> None:
+    from pizero.data.lerobot import LeRobotDataset
+    from pizero.frame import save_frame
+
+    dataset = LeRobotDataset(folder)
+    if args.save_frame is not None:
+        if not 0 <= args.frame < dataset.num_frames:
+            raise ValueError(f"frame is {args.frame}, {folder} has frames 0 to {dataset.num_frames - 1}")
+        save_frame(args.save_frame, dataset.frame(args.frame))
+        print(f"wrote {args.save_frame}")
+        return
+    robot, episodes = dataset.embodiment, dataset.episodes
+    print(f"LeRobot data set of {robot.name} at {robot.control_rate_hz:g} Hz: {len(episodes)} episodes, ", end="")
+    print(f"{dataset.num_frames} frames")
+    print(f"cameras {', '.join(robot.cameras)}; state {', '.join(robot.state)}; actions {', '.join(robot.actions)}")
+    for prompt in dataset.prompts:
+        lengths = [episode.length for episode in episodes if episode.task == prompt]
+        print(f"{len(lengths):6} episodes of {min(lengths)} to {max(lengths)} steps: {prompt}")
+
+
+def _show_checkpoint(folder: Path) -> None:
+    from pizero.weights.checkpoint import load_configs
+
+    model, transform = load_configs(folder)
+    config = transform.config
+    robot = config.embodiment
+    ranges = zip(robot.actions, robot.action_low, robot.action_high, strict=True)
+    print(f"checkpoint for {robot.name} at {robot.control_rate_hz:g} Hz, chunks of {model.horizon} actions")
+    print(f"cameras {', '.join(robot.cameras)}, {config.image_size} pixels")
+    print(f"state   {', '.join(robot.state)}")
+    print(f"actions {', '.join(f'{name} [{low:g}, {high:g}]' for name, low, high in ranges)}")
+    print(f"gripper {robot.gripper_action}")
+    print(f"prompt  up to {config.prompt_length} tokens")
+    raw = ", ".join((*config.raw_state, *config.raw_actions))
+    print(f"units   normalised by {config.normalization}{', but for ' + raw if raw else ''}")
+    _print_parts(model)
+
+
+def _print_parts(model: Pi0Config) -> None:
+    from pizero.model.summary import summarise
+
+    parts = summarise(model)
+    print(f"{'part':14}{'parameters':>14}  what")
+    for part in parts:
+        print(f"{part.name:14}{part.num_parameters:14,}  {part.what}")
+    total = sum(part.num_parameters for part in parts)
+    print(f"{'all':14}{total:14,}  {4e-9 * total:.2f} GB in float32, {2e-9 * total:.2f} GB in bfloat16")
