@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--setup", choices=sorted(SETUPS), nargs="*", default=["a", "c"])
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--num-steps", type=int, default=10)
+    parser.add_argument("--commit", default=None, help="of this code, where it is no checkout")
     args = parser.parse_args()
     rows = []
     for name in args.setup:
@@ -170,7 +171,7 @@ def main() -> None:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "commit": commit(),
+        "commit": args.commit or commit(),
         "num_steps": args.num_steps,
         "repeats": args.repeats,
         "rows": rows,
