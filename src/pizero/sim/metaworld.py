@@ -1,0 +1,349 @@
+"""Meta-World: 50 tasks of a Sawyer arm at a table, in MuJoCo, with a scripted expert each.
+
+What a policy sees is one camera and four numbers; nothing of the simulator's state. Three things differ from
+Meta-World:
+
+- The camera is `corner2`, moved closer as lerobot does, and turned upright (Meta-World mounts it upside down).
+- Meta-World draws the goal of a task as a coloured ball. Tasks such as faucet-open and faucet-close share a scene and
+  differ in the instruction alone, so a ball at the goal would tell them apart without it. All balls are hidden, except
+  in the tasks whose goal is a free point in space which nothing else in the picture shows (`_MARKERS`: reach, push,
+  pick-place and the like); there the ball has one colour and size in all of them, since Meta-World's colours (red for
+  reach, green for push, blue for pick-place) would tell these apart too. stick-push, stick-pull and plate-slide-side
+  have a free point as well, but it moves by less than the tolerance of their success: no ball there.
+- After its reset it leaves things that were moved last where they were drawn before; here they are brought up to date,
+  so that the first picture shows what is there.
+
+Rendering needs EGL; without a GPU Mesa renders in software, at a speed set by the number of triangles. Hence no
+shadows, no multisampling, and meshes thinned out for the picture; the physics keeps its own model. docs/metaworld.md
+has numbers.
+"""
+
+import atexit
+import copy
+import os
+import sys
+import warnings
+import weakref
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from pizero.embodiment import Embodiment
+from pizero.frame import Frame
+from pizero.sim.env import SimulatorUnavailableError, Step, Task
+
+CAMERA = "corner2"
+CAMERA_POSITION = (0.75, 0.075, 0.7)
+"""Metres; where lerobot puts the camera (lerobot/envs/metaworld.py)."""
+FRAME_SIZE = 96
+"""Pixels of a frame's picture, both ways."""
+
+EMBODIMENT = Embodiment(
+    name="metaworld_sawyer",
+    cameras=(CAMERA,),
+    state=("hand_x", "hand_y", "hand_z", "gripper_opening_decimetres"),
+    actions=("hand_dx_centimetres", "hand_dy_centimetres", "hand_dz_centimetres", "gripper"),
+    control_rate_hz=80.0,
+    action_low=(-1.0, -1.0, -1.0, -1.0),
+    action_high=(1.0, 1.0, 1.0, 1.0),
+    gripper_action="1 closes",
+)
+"""Actions move the target of the hand by up to 1 cm (Meta-World's action_scale). As the arm sees it, x is right, y is
+ahead, z is up."""
+
+
+def _task(name: str, prompt: str, max_steps: int) -> Task:
+    return Task("metaworld/" + name, prompt, max_steps)
+
+
+TASKS = {
+    task.name: task
+    # max_steps: twice what the slowest of ten expert episodes takes, in fifties, at most Meta-World's own 500
+    for task in (
+        _task("assembly", "pick up the round nut and put it over the peg", 200),
+        _task("basketball", "drop the ball through the basketball hoop", 250),
+        _task("bin-picking", "move the block from one bin into the other", 450),
+        _task("box-close", "put the lid on the box", 300),
+        _task("button-press", "push the button on the front of the box", 150),
+        _task("button-press-topdown", "press the button on top of the box", 150),
+        _task("button-press-topdown-wall", "reach over the wall and press the button on top of the box", 150),
+        _task("button-press-wall", "reach around the wall and push the button on the front of the box", 150),
+        _task("coffee-button", "press the button of the coffee machine", 100),
+        _task("coffee-pull", "pull the mug from the coffee machine to the green ball", 200),
+        _task("coffee-push", "push the mug under the coffee machine", 150),
+        _task("dial-turn", "turn the dial", 200),
+        _task("disassemble", "lift the round nut off the peg", 400),
+        _task("door-close", "close the door", 200),
+        _task("door-lock", "turn the latch down to lock the door", 250),
+        _task("door-open", "open the door by its handle", 250),
+        _task("door-unlock", "turn the latch aside to unlock the door", 100),
+        _task("drawer-close", "close the drawer", 200),
+        _task("drawer-open", "open the drawer", 200),
+        _task("faucet-close", "close the faucet", 150),
+        _task("faucet-open", "open the faucet", 150),
+        _task("hammer", "hammer the nail into the box", 150),
+        _task("hand-insert", "put the block into the hole in the table", 150),
+        _task("handle-press", "press the handle down", 100),
+        _task("handle-press-side", "press the handle at the side down", 150),
+        _task("handle-pull", "pull the handle up", 300),
+        _task("handle-pull-side", "pull the handle at the side up", 250),
+        _task("lever-pull", "pull the lever up", 200),
+        _task("peg-insert-side", "insert the peg into the side of the box", 500),
+        _task("peg-unplug-side", "pull the peg out of the box", 300),
+        _task("pick-out-of-hole", "take the puck out of the hole and hold it at the green ball", 300),
+        _task("pick-place", "pick up the puck and hold it at the green ball", 150),
+        _task("pick-place-wall", "lift the puck over the wall and hold it at the green ball", 250),
+        _task("plate-slide", "slide the puck forward into the goal", 150),
+        _task("plate-slide-back", "slide the puck back out of the goal to the green ball", 200),
+        _task("plate-slide-back-side", "slide the puck sideways out of the goal to the green ball", 150),
+        _task("plate-slide-side", "slide the puck sideways into the goal", 150),
+        _task("push", "push the puck to the green ball", 150),
+        _task("push-back", "pull the block back to the green ball", 500),
+        _task("push-wall", "push the puck around the wall to the green ball", 200),
+        _task("reach", "move the gripper to the green ball", 150),
+        _task("reach-wall", "move the gripper over the wall to the green ball", 150),
+        _task("shelf-place", "put the block on the shelf", 250),
+        _task("soccer", "push the football into the goal", 250),
+        _task("stick-pull", "pick up the stick and pull the thermos with it", 350),
+        _task("stick-push", "pick up the stick and push the thermos with it", 200),
+        _task("sweep", "sweep the block off the table", 250),
+        _task("sweep-into", "sweep the block into the hole", 150),
+        _task("window-close", "close the window", 200),
+        _task("window-open", "open the window", 200),
+    )
+}
+"""All tasks by name; Meta-World's own name is ours without "metaworld/" and with "-v3"."""
+
+_MARKERS = {
+    "metaworld/coffee-pull": "mug_goal",
+    "metaworld/pick-out-of-hole": "goal",
+    "metaworld/pick-place": "goal",
+    "metaworld/pick-place-wall": "goal",
+    "metaworld/plate-slide-back": "goal",
+    "metaworld/plate-slide-back-side": "goal",
+    "metaworld/push": "goal",
+    "metaworld/push-back": "goal",
+    "metaworld/push-wall": "goal",
+    "metaworld/reach": "goal",
+    "metaworld/reach-wall": "goal",
+}
+"""Tasks whose goal only a ball can show, with the name of its MuJoCo site."""
+_MARKER_RGBA = (0.0, 0.8, 0.0, 1.0)
+_MARKER_RADIUS = 0.02
+_HIDDEN_GROUP = 5
+"""A group of sites that MuJoCo does not draw unless asked."""
+
+_CELL = 0.004
+"""Metres; vertices of a mesh in one cube of this size become one in the picture. A frame's pixel covers about 1 cm."""
+_THIN_ABOVE = 1000
+"""Triangles; meshes with fewer are left as they are."""
+_MAX_GEOMS = 500
+"""Room in the scene for everything drawn; the largest task has 69 geoms."""
+
+_APT = "apt-get install -y libegl1 libgl1-mesa-dri"
+
+
+class MetaWorldEnv:
+    """One Meta-World task as an `Env`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.embodiment = EMBODIMENT
+        self._mujoco, envs, experts = _import_simulator()
+        name = task.name.removeprefix("metaworld/") + "-v3"
+        env = envs.ALL_V3_ENVIRONMENTS[name]()
+        assert round(1 / env.dt, 6) == EMBODIMENT.control_rate_hz
+        env._set_task_called = True  # otherwise it wants one of the fixed layouts of its benchmark
+        env._freeze_rand_vec = False  # draw a layout at each reset
+        env.seeded_rand_vec = True  # from its own generator, not NumPy's global one
+        env._partially_observable = False  # the expert is told the goal; frames are not
+        del env.sawyer_observation_space  # cached bounds that would clip the goal to zero
+        env.max_path_length = sys.maxsize  # `step` counts for itself
+        env.model.cam_pos[env.model.camera(CAMERA).id] = CAMERA_POSITION
+        self._env = env
+        self._new_expert = experts.ENV_POLICY_MAP[name]
+        self._expert = self._new_expert()
+        self._observation: np.ndarray | None = None
+        self._steps = 0
+        self._renderer: _Renderer | None = None
+
+    def reset(self, seed: int) -> None:
+        """Start the episode that `seed` names: the same in every process, whatever ran before."""
+        env = self._env
+        env.seed(seed)
+        env.reset()
+        # Many tasks move things in the last lines of their reset: work out where everything is now.
+        self._mujoco.mj_forward(env.model, env.data)
+        env._prev_obs = env._get_curr_obs_combined_no_goal()
+        self._observation = env._get_obs()
+        self._expert = self._new_expert()
+        self._steps = 0
+
+    def frame(self) -> Frame:
+        """What the robot sees now; the state is the first four numbers of Meta-World's observation."""
+        return Frame({CAMERA: self.picture(FRAME_SIZE)}, self._observed()[:4].astype(np.float32), self.task.prompt)
+
+    def step(self, action: Float32[np.ndarray, " a"]) -> Step:
+        """Execute one action (Meta-World clips it to [-1, 1]). Raises ValueError when it is not four finite numbers."""
+        if action.shape != (4,) or not np.isfinite(action).all():
+            raise ValueError(f"{self.task.name} takes 4 finite numbers as action, got {action}")
+        self._observed()
+        self._observation, _, _, _, info = self._env.step(action)
+        self._steps += 1
+        success = bool(info["success"])
+        return Step(success, success or self._steps >= self.task.max_steps)
+
+    def expert_action(self) -> Float32[np.ndarray, " a"]:
+        """What Meta-World's scripted policy does now, clipped to [-1, 1]."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Constant")  # it warns that its actions will be clipped
+            action = self._expert.get_action(self._observed())
+        return np.clip(action, -1, 1).astype(np.float32)
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """The camera's view at `size` pixels both ways, upright."""
+        self._observed()
+        if self._renderer is None:
+            self._renderer = _Renderer(self._mujoco, self._env.model, _MARKERS.get(self.task.name))
+        return self._renderer.render(self._env.data, size)
+
+    def close(self) -> None:
+        """Give the renderer's memory back."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observed(self) -> np.ndarray:
+        assert self._observation is not None, "reset the environment first"
+        return self._observation
+
+
+class _Renderer:
+    """Upright pictures of any size from the one camera.
+
+    `mujoco.Renderer` has one size per GL context, which takes 0.2 s to make; this one resizes its buffer instead.
+    """
+
+    def __init__(self, mujoco: ModuleType, model: Any, marker: str | None) -> None:
+        self._mujoco = mujoco
+        self._model = _picture_model(model, marker)
+        self._size = FRAME_SIZE
+        self._gl: Any = _gl_context(mujoco, self._size)
+        _close_at_exit(self)
+        self._gl.make_current()
+        self._context: Any = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._options = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = self._model.camera(CAMERA).id
+        self._scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+
+    def render(self, data: Any, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        mujoco = self._mujoco
+        self._gl.make_current()
+        if size != self._size:
+            mujoco.mjr_resizeOffscreen(size, size, self._context)
+            self._size = size
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        area = mujoco.MjrRect(0, 0, size, size)
+        pixels = np.empty((size, size, 3), np.uint8)
+        mujoco.mjr_render(area, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, area, self._context)
+        # OpenGL's first row is the lowest: of the upside-down camera that is the top, with left and right exchanged.
+        return np.ascontiguousarray(pixels[:, ::-1])
+
+    def close(self) -> None:
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+
+
+_open_renderers: "weakref.WeakSet[_Renderer]" = weakref.WeakSet()
+
+
+def _close_at_exit(renderer: _Renderer) -> None:
+    """Close the renderer before MuJoCo ends EGL at exit; after that, freeing a context prints a traceback.
+
+    MuJoCo registers its end when it makes the first context, and exit functions run last in, first out.
+    """
+    if not _open_renderers:
+        atexit.register(_close_renderers)
+    _open_renderers.add(renderer)
+
+
+def _close_renderers() -> None:
+    for renderer in list(_open_renderers):
+        renderer.close()
+
+
+def _picture_model(model: Any, marker: str | None) -> Any:
+    """A copy of the model for drawing only: cheap settings, thinner meshes, no sites but the marker."""
+    model = copy.deepcopy(model)
+    model.vis.quality.offsamples = 0
+    model.vis.quality.shadowsize = 1
+    model.vis.global_.offwidth = model.vis.global_.offheight = FRAME_SIZE
+    model.site_group[:] = _HIDDEN_GROUP
+    if marker is not None:
+        site = model.site(marker).id
+        model.site_group[site] = 0
+        model.site_rgba[site] = _MARKER_RGBA
+        model.site_size[site] = _MARKER_RADIUS
+    for mesh in range(model.nmesh):
+        if model.mesh_facenum[mesh] > _THIN_ABOVE:
+            _thin_out(model, mesh)
+    return model
+
+
+def _thin_out(model: Any, mesh: int) -> None:
+    """Join the vertices that share a cell of `_CELL`, and drop the triangles that are flat or double thereafter.
+
+    Works in place on the mesh's stretch of the model's arrays: the triangles kept move to the front, the count falls.
+    """
+    first_vertex, num_vertices = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+    first, num = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
+    cells = np.floor(model.mesh_vert[first_vertex : first_vertex + num_vertices] / _CELL)
+    _, stand_in, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    faces = stand_in[cell.reshape(-1)][model.mesh_face[first : first + num]]
+    corners = np.sort(faces, axis=1)
+    kept = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2])
+    _, once = np.unique(corners, axis=0, return_index=True)
+    kept &= np.isin(np.arange(num), once)
+    left = int(kept.sum())
+    model.mesh_face[first : first + left] = faces[kept]
+    for corner_data in (model.mesh_facenormal, model.mesh_facetexcoord):
+        corner_data[first : first + left] = corner_data[first : first + num][kept]
+    model.mesh_facenum[mesh] = left
+
+
+def _gl_context(mujoco: ModuleType, size: int) -> Any:
+    context: Any = mujoco.GLContext.__new__(mujoco.GLContext)
+    context._context = None  # its __del__ reads this, and would print a traceback where __init__ fails
+    try:
+        context.__init__(size, size)
+        return context
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        raise SimulatorUnavailableError(f"EGL cannot render here ({error}); on Debian or Ubuntu: {_APT}") from error
+
+
+def _import_simulator() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The modules mujoco, metaworld.env_dict and metaworld.policies; SimulatorUnavailableError when one is missing."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
+        os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa: render in the calling thread; processes share the cores
+    try:
+        import mujoco
+        from metaworld import env_dict, policies
+    except ModuleNotFoundError as error:
+        message = f"Meta-World is not installed ({error}); install it: pip install 'pizero[metaworld]'"
+        raise SimulatorUnavailableError(message) from error
+    except (ImportError, AttributeError, OSError) as error:  # PyOpenGL without libEGL fails in any of these ways
+        raise SimulatorUnavailableError(f"EGL is missing here ({error}); on Debian or Ubuntu: {_APT}") from error
+    return mujoco, env_dict, policies

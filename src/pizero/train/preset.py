@@ -1,0 +1,102 @@
+"""Presets: functions that give a complete training config."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
+from pizero.train.config import DataConfig, OptimConfig, TrainConfig
+
+
+def debug() -> TrainConfig:
+    """Two layers of width 32 for 20 steps: to see in seconds that a data set trains."""
+    return TrainConfig(
+        name="debug",
+        output=Path("runs/debug"),
+        model=Pi0Config(
+            vision=SiglipConfig(width=32, depth=2, mlp_dim=64, num_heads=2, image_size=32, patch_size=8),
+            vlm=GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=4, num_kv_heads=1, head_dim=16),
+            action=GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=4, num_kv_heads=1, head_dim=16),
+            vocab_size=512,
+            horizon=4,
+        ),
+        data=DataConfig(prompt_length=64),
+        optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=2),
+        steps=20,
+        batch_size=8,
+        draws=2,
+        precision="fp32",
+        save_every=10,
+        log_every=5,
+    )
+
+
+def tiny_model() -> Pi0Config:
+    """A pi0 that trains on two CPU cores in minutes: 2.1 million parameters, one 96-pixel picture."""
+    return Pi0Config(
+        vision=SiglipConfig(width=128, depth=3, mlp_dim=384, num_heads=4, image_size=96, patch_size=16),
+        vlm=GemmaConfig(width=128, depth=4, mlp_dim=384, num_heads=4, num_kv_heads=1, head_dim=32),
+        action=GemmaConfig(width=96, depth=4, mlp_dim=288, num_heads=4, num_kv_heads=1, head_dim=32),
+        vocab_size=512,
+        state_dim=4,
+        action_dim=4,
+        horizon=10,
+    )
+
+
+def demo() -> TrainConfig:
+    """A tiny pi0 on a Meta-World data set, on the CPU, in five minutes; what `pizero demo` trains."""
+    return TrainConfig(
+        name="demo",
+        output=Path("runs/demo/train"),
+        model=tiny_model(),
+        data=DataConfig(prompt_length=16, preload=True, raw_actions=("gripper",)),
+        optim=OptimConfig(lr=1e-3, min_lr=2e-5, warmup_steps=100, weight_decay=1e-2, ema_decay=0.998),
+        steps=1_000_000,
+        max_seconds=300.0,
+        batch_size=64,
+        draws=4,
+        precision="fp32",
+        save_every=1_000_000,
+        log_every=20,
+    )
+
+
+def pi0() -> TrainConfig:
+    """The released 3.3 B sizes, from a PaliGemma, on a LeRobot data set, with openpi's default recipe."""
+    return TrainConfig(
+        name="pi0",
+        output=Path("runs/pi0"),
+        data=DataConfig(normalization="z-score", prompt_length=48),
+        init=Path("paligemma-3b-pt-224"),
+    )
+
+
+def bridge() -> TrainConfig:
+    """One view and chunks of 4 for Bridge data, with open-pi-zero's recipe (no decay of the learning rate)."""
+    return TrainConfig(
+        name="bridge",
+        output=Path("runs/bridge"),
+        model=Pi0Config(state_dim=7, action_dim=7, horizon=4),
+        data=DataConfig(normalization="bounds", raw_actions=("gripper",), prompt_length=20),
+        optim=OptimConfig(lr=5e-5, min_lr=5e-5, warmup_steps=200, weight_decay=0.0, ema_decay=None),
+        steps=19_000,
+        batch_size=1024,
+        accumulate=16,
+        init=Path("paligemma-3b-pt-224"),
+    )
+
+
+def presets() -> dict[str, Callable[[], TrainConfig]]:
+    """All presets by name."""
+    return {"debug": debug, "demo": demo, "pi0": pi0, "bridge": bridge}
+
+
+def make_preset(name: str) -> TrainConfig:
+    """The config of a preset. Raises ValueError that names the nearest ones when there is none of that name."""
+    known = presets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"there is no preset {name!r}; {hint}All presets: {', '.join(known)}")
+    return known[name]()

@@ -1,0 +1,230 @@
+"""Our own checkpoint: a folder that holds all a policy needs, weights, sizes, statistics, embodiment and tokenizer.
+
+    config.json         format, version, sizes of the model, and how frames become observations (with the embodiment)
+    model.safetensors   the weights, by the parameter names of `Pi0`
+    stats.json          statistics of the data it was trained on
+    tokenizer.model     the sentencepiece model of its prompts
+
+A training run adds `train.json` and `train_state/` (`train/state.py`); a policy does not need them.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pizero.data.prompt import Tokenizer
+from pizero.data.stats import DatasetStats
+from pizero.data.transform import Transform, TransformConfig
+from pizero.embodiment import Embodiment
+from pizero.model.config import Pi0Config
+from pizero.model.pi0 import Pi0
+from pizero.weights.json_config import from_json, to_json
+
+FORMAT = "pizero"
+VERSION = 1
+CONFIG, WEIGHTS, STATS, TOKENIZER = "config.json", "model.safetensors", "stats.json", "tokenizer.model"
+MAX_NAMED = 20
+"""How many keys an error names."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what turns frames into its observations and its outputs into actions."""
+
+    model: Pi0
+    """In evaluation mode, on the device and in the dtype that were asked for."""
+    transform: Transform
+    """With the statistics and the tokenizer of the data it was trained on."""
+
+
+def save_checkpoint(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    model_config: Pi0Config,
+    transform: Transform,
+    write_more: Callable[[Path], None] | None = None,
+) -> None:
+    """Write the folder `path`: aside, as `<path>.part`, then renamed, so that `path` is complete whenever it exists.
+
+    `write_more` is given the folder aside and adds files of its own. Raises ValueError when `path` exists.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists already; remove it or choose another folder")
+    aside = path.with_name(path.name + ".part")
+    if aside.exists():  # left by a run that was killed
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": to_json(model_config),
+        "transform": transform.config.to_json(),
+    }
+    (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_tensors(aside / WEIGHTS, weights)
+    transform.stats.save(aside / STATS)
+    (aside / TOKENIZER).write_bytes(transform.tokenizer.model_bytes)
+    if write_more is not None:
+        write_more(aside)
+    for file in aside.rglob("*"):
+        _flush(file)
+    os.rename(aside, path)
+    _flush(path.parent)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Checkpoint:
+    """The checkpoint in the folder `path`; weights in `dtype`, None keeps that of the file.
+
+    Raises ValueError, in one line that says what to do, when the folder, a file or a key is missing, when a file is
+    truncated, was written by another version, or does not belong to the others.
+    """
+    model_config, transform = load_configs(path)
+    with torch.device("meta"):
+        model = Pi0(model_config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    weights = load_tensors(path / WEIGHTS, shapes, device)
+    if dtype is not None:
+        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    model.load_state_dict(weights, assign=True)
+    return Checkpoint(model.eval(), transform)
+
+
+def load_configs(path: Path) -> tuple[Pi0Config, Transform]:
+    """Everything of a checkpoint but its weights. Raises ValueError as `load_checkpoint` does."""
+    _check_folder(path)
+    file = path / CONFIG
+    config = read_json(file)
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{file} is not that of a pizero checkpoint; {_import_hint(config)}")
+    if config.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a checkpoint of version {config.get('version')}, this pizero reads version {VERSION}; "
+            "install the pizero that wrote it, or train again"
+        )
+    if wrong := set(config) ^ {"format", "version", "model", "transform"}:
+        raise ValueError(f"{file}: {', '.join(sorted(wrong))} is missing or unknown; copy the checkpoint again")
+    model_config = from_json(Pi0Config, config["model"], f"{file}, model")
+    try:
+        transform_config = TransformConfig.from_json(config["transform"])
+        stats = DatasetStats.load(path / STATS)
+        transform = Transform(transform_config, stats, Tokenizer(path / TOKENIZER))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error
+    check_fit(model_config, transform, str(path))
+    return model_config, transform
+
+
+def check_fit(model_config: Pi0Config, transform: Transform, place: str) -> None:
+    """Raises ValueError when the transform does not give what the model takes; `place` says whose they are."""
+    config, side = transform.config, model_config.vision.image_size
+    for name, given, taken in (
+        ("image_size", config.image_size, side),
+        ("state_dim", config.state_dim, model_config.state_dim),
+        ("action_dim", config.action_dim, model_config.action_dim),
+        ("horizon", config.horizon, model_config.horizon),
+    ):
+        if given != taken:
+            raise ValueError(f"{place}: {name} is {given} in the transform and {taken} in the model; make them equal")
+    if transform.tokenizer.vocab_size > model_config.vocab_size:
+        raise ValueError(
+            f"{place}: the tokenizer has {transform.tokenizer.vocab_size} tokens, vocab_size of the model is "
+            f"{model_config.vocab_size}; choose the tokenizer that belongs to the weights, or a larger vocab_size"
+        )
+
+
+def check_embodiment(checkpoint: Embodiment, other: Embodiment) -> None:
+    """Raises ValueError that says where the robot of a checkpoint and another one (of a data set, a task) differ."""
+    if difference := checkpoint.difference(other):
+        raise ValueError(
+            f"the checkpoint is for another robot: {difference} (checkpoint against the other); "
+            "choose a checkpoint of this robot, or train one with `pizero train`"
+        )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """True for a folder whose config.json says that it is a checkpoint of ours, whatever else is wrong with it."""
+    return (path / CONFIG).is_file() and read_json(path / CONFIG).get("format") == FORMAT
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError names a file that is missing or holds none."""
+    try:
+        data = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{file} does not exist; copy the whole checkpoint folder again") from None
+    except ValueError as error:  # covers bad UTF-8 too
+        raise ValueError(f"{file} is truncated or not JSON ({error}); copy the checkpoint again") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} holds a {type(data).__name__}, expected an object; copy the checkpoint again")
+    return data
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors of any device to a safetensors file."""
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file)
+
+
+def load_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]], device: torch.device | str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must be those of `shapes`.
+
+    Raises ValueError that names up to 20 keys that are missing, unexpected or of another shape, or the file that is
+    missing or truncated.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; copy the whole checkpoint folder again")
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as tensors:
+            found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            _check_shapes(file, found, shapes)
+            # a copy, aligned as torch does: on the CPU the last bits of a product can depend on where its numbers lie
+            return {name: tensors.get_tensor(name).clone() for name in shapes}
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or no safetensors file ({error}); copy the checkpoint again") from error
+
+
+def _check_shapes(file: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"missing: {name}" for name in expected if name not in found]
+    for name, shape in found.items():
+        if name not in expected:
+            problems.append(f"unexpected: {name}")
+        elif shape != expected[name]:
+            problems.append(f"mis-shaped: {name} is {shape}, expected {expected[name]}")
+    if problems:
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        raise ValueError(
+            f"{file} does not hold the expected tensors: {'; '.join(problems[:MAX_NAMED])}{more}. "
+            f"It belongs to another {CONFIG}: copy the checkpoint again"
+        )
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder; give a checkpoint folder, such as runs/NAME/last")
+    if not (path / CONFIG).is_file():
+        inside = sorted(folder.name for folder in path.iterdir() if (folder / CONFIG).is_file())
+        hint = f"one of the checkpoints in it: {', '.join(inside[-MAX_NAMED:])}" if inside else "a checkpoint folder"
+        raise ValueError(f"{path} has no {CONFIG}; give {hint}")
+
+
+def _import_hint(config: dict[str, Any]) -> str:
+    if config.get("model_type") == "paligemma":
+        return "it is a PaliGemma, which a run can start from: pizero train PRESET --init FOLDER"
+    return "give a folder that `pizero train` wrote"
+
+
+def _flush(path: Path) -> None:
+    """Have the kernel write a file or folder to disk, so that a rename never comes before the contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from pizero.sim.workers import Died, Workers
+
+
+def serve(pipe: Connection) -> None:
+    """Answers with its process and the message; dies at -1; at -2 says whether it is deaf to Ctrl-C."""
+    while True:
+        try:
+            message = pipe.recv()
+        except EOFError:
+            return
+        if message == -1:
+            os._exit(7)
+        if message == -2:
+            message = int(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        else:
+            time.sleep(message)
+        pipe.send((os.getpid(), message))
+
+
+def test_every_worker_answers_from_its_own_process_and_keeps_it() -> None:
+    with Workers(2, serve) as pool:
+        pids = []
+        for _ in range(2):
+            for worker in (1, 0):
+                pool.send(worker, 0)
+            answers = pool.answers()
+            assert [worker for worker, _ in answers] == [0, 1]
+            pids.append([answer[0] for _, answer in answers])
+    assert pids[0] == pids[1]
+    assert len({*pids[0], os.getpid()}) == 3
+
+
+def test_the_first_answer_does_not_wait_for_the_slow() -> None:
+    with Workers(2, serve) as pool:
+        pool.send(0, 0)
+        pool.send(1, 0)
+        pool.answers()
+        pool.send(0, 2)
+        pool.send(1, 0)
+        assert [worker for worker, _ in pool.next_answers()] == [1]
+        assert [worker for worker, _ in pool.next_answers()] == [0]
+
+
+def test_a_worker_that_dies_is_reported_and_replaced() -> None:
+    with Workers(1, serve) as pool:
+        pool.send(0, -1)
+        assert pool.answers() == [(0, Died("worker died (exit code 7)"))]
+        pool.send(0, 0)
+        [(_, (pid, message))] = pool.answers()
+        assert message == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)  # ended with the block
+
+
+def test_ctrl_c_ends_workers_without_a_word_from_them(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import time\n"
+        "from pizero.sim.workers import Workers\n"
+        "from test_workers import serve\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(2, serve) as pool:\n"
+        "        for message in (-2, 60):\n"
+        "            for worker in range(2):\n"
+        "                pool.send(worker, message)\n"
+        "            if message == -2:\n"
+        "                print([deaf for _, (_, deaf) in pool.answers()], flush=True)\n"
+        "        pool.answers()\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "[1, 1]\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)  # as soon as nobody holds the pipe: the workers too are gone
+    assert errors.count("KeyboardInterrupt") == 1
+    assert "SpawnProcess" not in errors
+
+
+def test_there_must_be_a_worker() -> None:
+    with pytest.raises(ValueError, match="workers is 0"):
+        Workers(0, serve)

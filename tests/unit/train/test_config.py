@@ -1,0 +1,91 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from pizero import flow
+from pizero.data import loader, normalize
+from pizero.train import config as module
+from pizero.train.config import (
+    AugmentConfig,
+    DataConfig,
+    OptimConfig,
+    TrainConfig,
+    config_from_json,
+    config_to_json,
+)
+
+RUN = TrainConfig(name="run", output=Path("out"))
+
+
+def test_json_gives_the_equal_config_back() -> None:
+    config = replace(
+        RUN,
+        data=DataConfig(root=Path("data"), raw_actions=("grip",), augment=AugmentConfig(3, 0.1, 0.2)),
+        optim=OptimConfig(clip_norm=None, ema_decay=None, betas=(0.8, 0.9)),
+        init=Path("weights"),
+        max_seconds=30.0,
+    )
+    assert config_from_json(json.loads(json.dumps(config_to_json(config))), "here") == config
+
+
+def test_missing_and_unknown_keys_are_named() -> None:
+    data = json.loads(json.dumps(config_to_json(RUN)))
+    del data["optim"]["lr"], data["model"]["vision"]["width"]
+    data["optim"]["learning_rate"] = 1
+    with pytest.raises(ValueError, match=r"train\.json: model\.vision\.width is missing"):
+        config_from_json(data, "train.json")
+    data["model"]["vision"]["width"] = 1152
+    with pytest.raises(ValueError, match=r"optim\.lr is missing, optim\.learning_rate is unknown"):
+        config_from_json(data, "train.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0, must be at least 1"),
+        ({"keep": 0}, "keep is 0, must be at least 1"),
+        ({"batch_size": 6, "accumulate": 4}, "accumulate is 4, must divide batch_size = 6"),
+        ({"steps": 1000}, r"optim\.warmup_steps is 1000, must be below steps = 1000"),
+        ({"sigma_min": 1.0}, "sigma_min is 1.0, must be from 0 to below 1"),
+        ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0"),
+        ({"max_seconds": 9.0, "resume": True}, "resume continues bit for bit, which max_seconds makes impossible"),
+        ({"freeze_vlm": True}, "freeze_vlm without init would keep a random vision tower"),
+        ({"device": "gpu"}, "device is 'gpu', must be auto, cpu, cuda"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RUN, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.0}, r"optim\.lr is 0\.0, must be above 0"),
+        ({"min_lr": 1.0}, r"optim\.min_lr is 1\.0, must be from 0 to optim\.lr"),
+        ({"betas": (0.9, 1.0)}, r"optim\.betas"),
+        ({"ema_decay": 1.0}, r"optim\.ema_decay is 1\.0, must be between 0 and 1, or None"),
+        ({"clip_norm": 0.0}, r"optim\.clip_norm"),
+    ],
+)
+def test_an_optimiser_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**changes)
+
+
+def test_what_is_repeated_here_to_keep_torch_out_is_the_same_there() -> None:
+    assert get_args(module.TimeDistribution) == get_args(flow.TimeDistribution)
+    assert get_args(module.Normalization) == get_args(normalize.Normalization)
+    assert RUN.sigma_min == flow.SIGMA_MIN
+    assert vars(AugmentConfig()).keys() == vars(loader.Augment()).keys()
+
+
+def test_configs_and_presets_import_neither_torch_nor_numpy() -> None:
+    code = "import sys, pizero.train.preset; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
