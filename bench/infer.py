@@ -12,6 +12,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ import torch
 from pizero.model.config import Pi0Config
 from pizero.model.pi0 import Pi0
 from pizero.runtime.graph import GraphSampler
+from pizero.runtime.sampler import PlainSampler, Sampler
 from pizero.types import Observation
 
 
@@ -94,7 +96,7 @@ def host_inputs(config: Pi0Config, setup: Setup, seed: int) -> tuple[Observation
     return observation, noise
 
 
-def measure(sample, inputs: list, repeats: int) -> dict[str, float]:
+def measure(sample: Sampler, inputs: list, repeats: int) -> dict[str, float]:
     """Wall clock per call in milliseconds; every call starts from host arrays and ends with the actions on the host."""
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
@@ -117,6 +119,24 @@ def measure(sample, inputs: list, repeats: int) -> dict[str, float]:
     }
 
 
+def measure_setup(name: str, num_steps: int, repeats: int) -> list[dict]:
+    """Rows of the plain and the compiled sampler in one set-up."""
+    setup = SETUPS[name]
+    config = Pi0Config(action_dim=setup.action_dim, horizon=setup.horizon)
+    common = {"setup": name, "floor_ms": floor_ms(config, setup, num_steps)}
+    inputs = [host_inputs(config, setup, seed) for seed in range(4)]
+    model = build(config)
+    plain = PlainSampler(model, num_steps)
+    reference = [plain(*pair) for pair in inputs]
+    rows = [{**common, "sampler": "plain", **measure(plain, inputs, min(repeats, 50))}]
+    fast = GraphSampler(model, num_steps)
+    row = {**common, "sampler": "compiled", **measure(fast, inputs, repeats)}
+    row["error"] = max(
+        float((fast(*pair) - ref).norm() / ref.norm()) for pair, ref in zip(inputs, reference, strict=True)
+    )
+    return [*rows, row]
+
+
 def commit() -> str:
     """The commit this ran on, or "unknown" outside a checkout."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
@@ -132,33 +152,9 @@ def main() -> None:
     parser.add_argument("--commit", default=None, help="of this code, where it is no checkout")
     args = parser.parse_args()
     rows = []
-    for name in args.setup:
-        setup = SETUPS[name]
-        config = Pi0Config(action_dim=setup.action_dim, horizon=setup.horizon)
-        inputs = [host_inputs(config, setup, seed) for seed in range(4)]
-        model = build(config)
-        reference = {}
-
-        def plain(observation: Observation, noise: torch.Tensor, model: Pi0 = model) -> torch.Tensor:
-            return model.sample(observation.to("cuda", torch.bfloat16), args.num_steps, noise.to("cuda")).cpu()
-
-        reference = [plain(*pair) for pair in inputs]
-        row = measure(plain, inputs, min(args.repeats, 50))
-        rows.append({"setup": name, "sampler": "plain", "floor_ms": floor_ms(config, setup, args.num_steps), **row})
-        fast = GraphSampler(model, args.num_steps)
-        row = measure(fast, inputs, args.repeats)
-        error = max(float((fast(*pair) - ref).norm() / ref.norm()) for pair, ref in zip(inputs, reference, strict=True))
-        rows.append(
-            {
-                "setup": name,
-                "sampler": "compiled",
-                "floor_ms": floor_ms(config, setup, args.num_steps),
-                **row,
-                "error": error,
-            }
-        )
-        del model, fast, plain
-        torch.cuda.empty_cache()
+    for name in args.setup:  # each in a process of its own: the peak memory of one must not hold another's network
+        with get_context("spawn").Pool(1) as pool:
+            rows += pool.apply(measure_setup, (name, args.num_steps, args.repeats))
     columns = ("set-up", "sampler", "p50 ms", "p99 ms", "floor ms", "first s", "peak GiB", "rel. error")
     print("".join(f"{column:>11}" for column in columns))
     for r in rows:

@@ -27,7 +27,6 @@ from pizero.sim.env import find_task
 from pizero.sim.plot import Curve, Plot
 from pizero.sim.report import Command, Film, ReportData, Stage, task_rows, write_report
 from pizero.sim.rollout import ChunkPolicy, EpisodeResult, evaluate
-from pizero.sim.video import read_video, write_strip
 from pizero.train.config import TrainConfig
 from pizero.train.log import METRICS, Progress
 from pizero.train.loop import train
@@ -36,6 +35,8 @@ from pizero.weights.checkpoint import Checkpoint, load_checkpoint
 
 OTHER_TASK = {"metaworld/faucet-open": "metaworld/faucet-close", "metaworld/faucet-close": "metaworld/faucet-open"}
 """Tasks whose scenes look alike: only the instruction says which one is meant."""
+NOISE = 0.6
+"""Of the expert's actions while it is recorded (see `pizero collect`)."""
 UNTRAINED_SEED = 1
 """Of the weights of the untrained baseline."""
 
@@ -94,7 +95,7 @@ def run_demo(args: Demo, folder: Path) -> None:
     )
     with clock.stage("collect demonstrations", "episodes") as report:
         workers = num_workers(args.workers)
-        recorded = collect(args.tasks, folder / "dataset", args.demonstrations, args.seed, workers, progress=report)
+        recorded = collect(args.tasks, folder / "dataset", args.demonstrations, args.seed, workers, NOISE, report)
     with clock.stage("train", "steps") as report:
         result = train(config, lambda p: report(p.metrics.step, p.metrics.step / max(p.fraction, 1e-9), _note(p)))
     if result.exit_code:
@@ -123,7 +124,7 @@ def run_demo(args: Demo, folder: Path) -> None:
             policy_name="trained",
             rows=rows,
             plots=(loss_plot(folder / "train" / METRICS),),
-            strips=make_strips(results["trained"], folder / "videos"),
+            strips=make_strips(results["trained"]),
             videos=tuple(
                 Film(r.video, f"{find_task(r.task).prompt}: {'solved' if r.success else 'not solved'}, {r.steps} steps")
                 for r in results["trained"]
@@ -200,16 +201,14 @@ def loss_plot(metrics: Path) -> Plot:
     return Plot("Flow matching loss", "optimiser step", (curve,), log_y=True)
 
 
-def make_strips(results: Sequence[EpisodeResult], folder: Path) -> tuple[Film, ...]:
-    """One row of stills per task, from its first film."""
+def make_strips(results: Sequence[EpisodeResult]) -> tuple[Film, ...]:
+    """One row of stills per task, of its first film (the rollout leaves one beside each)."""
     first = {r.task: r for r in reversed(results) if r.video}
-    strips = []
-    for task, result in reversed(first.items()):
-        assert result.video is not None
-        path = folder / f"{result.video.stem}.png"
-        write_strip(path, read_video(result.video))
-        strips.append(Film(path, f"{find_task(task).prompt} ({'solved' if result.success else 'not solved'})"))
-    return tuple(strips)
+    return tuple(
+        Film(r.video.with_suffix(".png"), f"{find_task(task).prompt} ({'solved' if r.success else 'not solved'})")
+        for task, r in reversed(first.items())
+        if r.video
+    )
 
 
 def next_commands(args: Demo) -> tuple[Command, ...]:

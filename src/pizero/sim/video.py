@@ -47,11 +47,3 @@ def write_strip(
     part = path.with_name(path.name + ".part")
     image.save(part, format="png")
     os.replace(part, path)
-
-
-def read_video(path: Path) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """All pictures of a video file."""
-    import av
-
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
