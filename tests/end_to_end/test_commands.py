@@ -161,7 +161,7 @@ def test_the_readme_names_only_commands_and_presets_that_exist() -> None:
     assert {a or b for a, b in used} <= known
 
 
-def test_the_demo_asks_the_same_scene_for_different_things() -> None:
+def test_the_demo_asks_for_different_things_of_the_same_object() -> None:
     tasks = Demo().tasks
     assert len(tasks) >= 4
-    assert {"metaworld/faucet-open", "metaworld/faucet-close"} <= set(tasks)
+    assert {"metaworld/window-open", "metaworld/window-close"} <= set(tasks)
