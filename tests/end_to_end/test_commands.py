@@ -131,6 +131,12 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...],
     assert len(line.splitlines()) == 1
 
 
+def test_the_demo_does_not_replace_a_folder_that_is_not_a_demo(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    assert "not the folder of an earlier demo" in refuse("demo", "--output", tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
 def test_a_checkpoint_of_another_robot_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(checkpoint, other)

@@ -25,7 +25,7 @@ from pizero.progress import stage as progress_stage
 from pizero.sim.collect import collect
 from pizero.sim.env import find_task
 from pizero.sim.plot import Curve, Plot
-from pizero.sim.report import Command, Film, ReportData, Stage, task_rows, write_report
+from pizero.sim.report import RESULT_FILE, Command, Film, ReportData, Stage, task_rows, write_report
 from pizero.sim.rollout import ChunkPolicy, EpisodeResult, evaluate
 from pizero.train.config import TrainConfig
 from pizero.train.log import METRICS, Progress
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     args = parse(Demo, "demo", arguments)
     for task in args.tasks:
         find_task(task)
+    if args.output.exists() and not (args.output / RESULT_FILE).is_file():
+        raise ValueError(f"{args.output} exists and is not the folder of an earlier demo; choose another --output")
     part = args.output.with_name(args.output.name + ".part")
     if part.exists():  # left by a demo that was stopped
         shutil.rmtree(part)
