@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 Serve = Callable[[Connection], None]
-"""What a worker runs: it receives messages until EOFError. Pickled, so a module's function or a `partial` of one."""
+"""What a worker runs: it receives messages, and answers each, until EOFError. Pickled, so a module's function or a `partial` of one."""
 
 _PATIENCE_S = 5.0
 """How long a worker that is told to end may take."""
@@ -83,7 +83,7 @@ class Workers:
 
     def _start(self, worker: int) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=self._serve, args=(theirs,), daemon=True)
+        process = self._context.Process(target=_run, args=(self._serve, theirs), daemon=True)
         # Ctrl-C reaches every process of the terminal. Ours ends the workers; they never listen.
         resource_tracker.ensure_running()  # which would unblock the signal again
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -106,3 +106,9 @@ class Workers:
             process.join()
             self._running[worker] = None
             return Died(f"worker died (exit code {process.exitcode})")
+
+
+def _run(serve: Serve, pipe: Connection) -> None:
+    """Serve until nobody listens: an answer that comes too late is no error of the worker, and needs no word."""
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(pipe)

@@ -94,6 +94,14 @@ def test_ctrl_c_ends_workers_without_a_word_from_them(tmp_path: Path) -> None:
     assert "SpawnProcess" not in errors
 
 
+def test_a_worker_whose_answer_nobody_awaits_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with Workers(2, serve) as pool:
+        pool.send(0, 0)
+        pool.send(1, 0.5)
+        assert [worker for worker, _ in pool.next_answers()] == [0]
+    assert capfd.readouterr().err == ""
+
+
 def test_there_must_be_a_worker() -> None:
     with pytest.raises(ValueError, match="workers is 0"):
         Workers(0, serve)
