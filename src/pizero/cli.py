@@ -16,7 +16,10 @@ pi0, a vision-language-action policy: record demonstrations, train, evaluate in 
   train PRESET ...          train a policy
   eval CHECKPOINT ...       count successes in a simulator and film them
   act CHECKPOINT ...        the action chunk for one frame
-  show X                    what is in a data set, a checkpoint or a preset; `show tasks` and `show presets` list them
+  import SRC DST            a checkpoint of openpi, lerobot, open-pi-zero, transformers or a PaliGemma becomes ours
+  export CHECKPOINT DST     ... and back, for openpi's server or lerobot
+  show X                    what is in a data set, a checkpoint or a preset; `show tasks`, `show presets`,
+                            `show robots` and `show recipes` list them
 
 `pizero COMMAND --help` tells the options of a command.
 """
@@ -89,6 +92,18 @@ def _act(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _import(arguments: Sequence[str]) -> int:
+    from pizero.command.import_checkpoint import main
+
+    return main(arguments)
+
+
+def _export(arguments: Sequence[str]) -> int:
+    from pizero.command.export_checkpoint import main
+
+    return main(arguments)
+
+
 def _show(arguments: Sequence[str]) -> int:
     from pizero.command.show import main
 
@@ -102,5 +117,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "eval": _evaluate,
     "act": _act,
+    "import": _import,
+    "export": _export,
     "show": _show,
 }

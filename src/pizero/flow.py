@@ -58,19 +58,47 @@ def loss(v_t: Float[Tensor, "b t a"], u_t: Float[Tensor, "b t a"], mask: Bool[Te
     return torch.where(mask, squared, 0).sum() / mask.sum().clamp(min=1)
 
 
+def euler_times(num_steps: int, grid: str = "even", dtype: torch.dtype = torch.float32) -> list[float]:
+    """Flow times of the Euler steps, from 0. All grids are k / num_steps up to rounding, as other code rounds it:
+
+    "even": not at all. "openpi": its time, 1 - t, added up in float32 (sample_actions). "lerobot": its time, 1 + k dt,
+    rounded to float32. "open-pi-zero": added up in `dtype`, that of the model.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}, must be at least 1")
+    if grid == "even":
+        return [step / num_steps for step in range(num_steps)]
+    if grid == "lerobot":
+        return [1 - torch.tensor(1 - step / num_steps).item() for step in range(num_steps)]
+    if grid == "openpi":
+        return [1 - time for time in _summed(1.0, -1 / num_steps, num_steps, torch.float32)]
+    if grid == "open-pi-zero":
+        return _summed(0.0, 1 / num_steps, num_steps, dtype)
+    raise ValueError(f"euler grid {grid!r} is unknown; choose 'even', 'openpi', 'lerobot' or 'open-pi-zero'")
+
+
 def integrate(
     velocity: Callable[[Float[Tensor, "b t a"], Float[Tensor, " b"]], Float[Tensor, "b t a"]],
     noise: Float[Tensor, "b t a"],
     num_steps: int = 10,
+    grid: str = "even",
+    grid_dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b t a"]:
     """Actions at t = 1 from noise at t = 0 by `num_steps` Euler steps of dx/dt = velocity(x, t).
 
-    The state is kept in float32 whatever the dtype of the velocity, so that small steps are not rounded away.
+    `grid` and `grid_dtype` say how the times are rounded (`euler_times`); they are float64 where the device has it.
+    The actions are kept in float32 whatever the dtype of the velocity, so that small steps are not rounded away.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}, must be at least 1")
+    exact = torch.float32 if noise.device.type == "mps" else torch.float64
     x = noise.float()
-    for step in range(num_steps):
-        t = torch.full((noise.shape[0],), step / num_steps, device=noise.device)
+    for time in euler_times(num_steps, grid, grid_dtype):
+        t = torch.full((noise.shape[0],), time, device=noise.device, dtype=exact)
         x = x + velocity(x, t).float() / num_steps
     return x
+
+
+def _summed(start: float, step: float, count: int, dtype: torch.dtype) -> list[float]:
+    times = [torch.tensor(start, dtype=dtype)]
+    for _ in range(count - 1):
+        times.append(times[-1] + torch.tensor(step, dtype=dtype))
+    return [time.item() for time in times]

@@ -27,7 +27,7 @@ class Observation:
     """True where the token is real."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Observation":
-        """The same batch on a device; floating tensors in `dtype` (None keeps theirs)."""
+        """The same batch on a device; pictures in `dtype` (None keeps theirs), the state as it is."""
 
         def move(mask: Tensor | None) -> Tensor | None:
             return None if mask is None else mask.to(device)
@@ -35,7 +35,7 @@ class Observation:
         return Observation(
             images=self.images.to(device, dtype),
             prompt=self.prompt.to(device),
-            state=self.state.to(device, dtype),
+            state=self.state.to(device),
             image_mask=move(self.image_mask),
             prompt_mask=move(self.prompt_mask),
         )

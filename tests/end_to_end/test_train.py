@@ -233,9 +233,10 @@ def test_the_loss_falls_and_sampled_actions_approach_the_data(config: TrainConfi
     observation, mask = checkpoint.transform.observation(frames), checkpoint.transform.action_mask
     sampled = checkpoint.model.sample(observation, generator=torch.Generator().manual_seed(0), action_mask=mask)
     actions, real = dataset.chunks(rows, 3)
-    error = np.abs(checkpoint.transform.invert_actions(sampled) - actions)[real].mean()
+    planned = checkpoint.transform.invert_actions(sampled, dataset.state)
+    error = np.abs(planned - actions)[real].mean()
     assert error < 0.12  # the mean action has an error of 0.57
-    dx = checkpoint.transform.invert_actions(sampled)[:, 0, 0]
+    dx = planned[:, 0, 0]
     assert (np.sign(dx) == [(-1, 1)[frame.prompt == "go right"] for frame in frames]).all()
 
 
@@ -327,3 +328,27 @@ def test_a_folder_with_a_run_is_not_written_over(config: TrainConfig) -> None:
         train(replace(config, resume=True), silent)
     assert contents(config.output / "last") == before
     assert train(replace(config, steps=7, resume=True), silent).step == 7
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_run_trains_with_relative_actions_and_the_data_side_of_another_family(
+    config: TrainConfig, preload: bool
+) -> None:
+    data = replace(
+        config.data,
+        delta_actions=("dx",),
+        normalization="lerobot-quantile",
+        prompt_format="pi05",
+        prompt_length=48,
+        resize="lerobot",
+        preload=preload,
+    )
+    result = train(replace(config, data=data, steps=5), silent)
+    transform = load_checkpoint(result.checkpoint).transform
+    assert (transform.config.delta_actions, transform.config.resize) == (("dx",), "lerobot")
+    dataset = LeRobotDataset(data.root)
+    chunks, real = dataset.chunks(np.arange(dataset.num_frames), 3)
+    relative = (chunks - dataset.state[:, None] * [1, 0])[real]
+    np.testing.assert_allclose(transform.stats.actions.mean, relative.mean(0), atol=1e-6)
+    np.testing.assert_allclose(transform.stats.actions.q99, np.quantile(relative, 0.99, axis=0), atol=1e-6)
+    assert transform.stats.actions.count == len(relative) == real.sum()

@@ -73,10 +73,11 @@ def test_actions_through_the_model_units_come_back(actions: np.ndarray, mode: st
     config = TransformConfig(robot, mode, (), tuple(sorted(raw)), state_dim=3, action_dim=3 + padding, horizon=1)
     transform = Transform(config, DatasetStats(stats, stats), TOKENIZER)
     values = np.clip(actions, stats.q01, stats.q99).astype(np.float32)[:, None]
-    model = transform.actions(values, np.ones((len(values), 1), bool))
+    state = np.zeros((len(values), 3), np.float32)
+    model = transform.actions(values, np.ones((len(values), 1), bool), state)
     assert torch.equal(model.mask.all(1), transform.action_mask.expand(len(values), -1))
     assert not model.values[..., 3:].any()
-    back = transform.invert_actions(model.values)
+    back = transform.invert_actions(model.values, state)
     np.testing.assert_allclose(back, values, rtol=1e-6, atol=2e-6 * float((stats.max - stats.min).max()))
 
 

@@ -13,10 +13,10 @@ from pizero.model.config import Pi0Config
 
 @dataclass(frozen=True)
 class Show:
-    """Show what is in a data set, a checkpoint or a preset, or list the tasks or the presets."""
+    """Show what is in a data set, a checkpoint or a preset, or list tasks, presets, robots or recipes of import."""
 
     what: Positional[str]
-    """Folder of a data set or a checkpoint, name of a preset, "tasks" or "presets"."""
+    """Folder of a data set or a checkpoint, name of a preset, "tasks", "presets", "robots" or "recipes"."""
     save_frame: Path | None = None
     """Of a data set: write frame number `frame` to this .npz file, for `pizero act`."""
     frame: int = 0
@@ -34,6 +34,10 @@ def main(arguments: Sequence[str]) -> int:
 
         for name in list_tasks():
             print(f"{name:36}{find_task(name).prompt}")
+    elif args.what == "robots":
+        _show_robots()
+    elif args.what == "recipes":
+        _show_recipes()
     elif args.what == "presets":
         from pizero.train.preset import presets
 
@@ -59,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _show_dataset(folder: Path, args: Show) -> None:
+    from pizero.command.card import rate
     from pizero.data.lerobot import LeRobotDataset
     from pizero.frame import save_frame
 
@@ -70,7 +75,7 @@ def _show_dataset(folder: Path, args: Show) -> None:
         print(f"wrote {args.save_frame}")
         return
     robot, episodes = dataset.embodiment, dataset.episodes
-    print(f"LeRobot data set of {robot.name} at {robot.control_rate_hz:g} Hz: {len(episodes)} episodes, ", end="")
+    print(f"LeRobot data set of {robot.name}, {rate(robot)}: {len(episodes)} episodes, ", end="")
     print(f"{dataset.num_frames} frames")
     print(f"cameras {', '.join(robot.cameras)}; state {', '.join(robot.state)}; actions {', '.join(robot.actions)}")
     for prompt in dataset.prompts:
@@ -79,21 +84,28 @@ def _show_dataset(folder: Path, args: Show) -> None:
 
 
 def _show_checkpoint(folder: Path) -> None:
+    from pizero.command.card import print_card
     from pizero.weights.checkpoint import load_configs
 
-    model, transform = load_configs(folder)
-    config = transform.config
-    robot = config.embodiment
-    ranges = zip(robot.actions, robot.action_low, robot.action_high, strict=True)
-    print(f"checkpoint for {robot.name} at {robot.control_rate_hz:g} Hz, chunks of {model.horizon} actions")
-    print(f"cameras {', '.join(robot.cameras)}, {config.image_size} pixels")
-    print(f"state   {', '.join(robot.state)}")
-    print(f"actions {', '.join(f'{name} [{low:g}, {high:g}]' for name, low, high in ranges)}")
-    print(f"gripper {robot.gripper_action}")
-    print(f"prompt  up to {config.prompt_length} tokens")
-    raw = ", ".join((*config.raw_state, *config.raw_actions))
-    print(f"units   normalised by {config.normalization}{', but for ' + raw if raw else ''}")
-    _print_parts(model)
+    print_card(folder)
+    _print_parts(load_configs(folder)[0])
+
+
+def _show_robots() -> None:
+    from pizero.command.card import rate
+    from pizero.robot.catalogue import ROBOTS
+
+    for name, robot in ROBOTS.items():
+        print(f"{name:10}{rate(robot)}; cameras {', '.join(robot.cameras)}; gripper: {robot.gripper_action}")
+        print(f"{'':10}state {', '.join(robot.state)}")
+        print(f"{'':10}actions {', '.join(robot.actions)}")
+
+
+def _show_recipes() -> None:
+    from pizero.weights.openpi_recipe import OPENPI_RECIPES, OPZ_RECIPES
+
+    for name, recipe in (OPENPI_RECIPES | OPZ_RECIPES).items():
+        print(f"{name:30}{recipe.robot.name}, chunks of {recipe.horizon} actions")
 
 
 def _print_parts(model: Pi0Config) -> None:

@@ -36,6 +36,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{what:24}{'mean':>10}{'std':>10}{'min':>10}{'1 %':>10}{'99 %':>10}{'max':>10}")
         columns = (values.mean, values.std, values.min, values.q01, values.q99, values.max)
         for i, name in enumerate(names):
-            print(f"  {name:22}" + "".join(f"{column[i]:10.4f}" for column in columns))
+            print(f"  {name:22}" + "".join(f"{column[i]:10.4f}" for column in columns if column is not None))
     print(f"{computed.actions.count} frames")
     return 0

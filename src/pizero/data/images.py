@@ -1,13 +1,46 @@
 """Pictures: any size of uint8 outside, the model's square in [-1, 1] inside; converted here and nowhere else."""
 
+from functools import lru_cache
+from typing import get_args
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from pizero.data.choice import Resize
+
 HALF_RANGE = np.float32(127.5)
 """uint8 / 127.5 - 1 is bit for bit x / 255 * 2 - 1 (openpi, src/openpi/models/model.py), since doubling is exact."""
+LANCZOS_LOBES = 4
+"""Pixels on each side of a point that its value is made of, OpenCV's INTER_LANCZOS4."""
+LANCZOS_UNIT = 2048
+"""OpenCV keeps the weights of its kernels as whole 2048ths."""
+
+
+def check_resize(how: str) -> None:
+    """Raises ValueError for a way of resizing that does not exist."""
+    if how not in get_args(Resize):
+        raise ValueError(f"resize {how!r} is unknown; choose one of {get_args(Resize)}")
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], how: Resize
+) -> UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"]:
+    """The picture at (height, width), as the checkpoint's family resizes.
+
+    "pad" is `resize_with_pad` (openpi's client), "squash" `resize_squashed` (open-pi-zero): uint8. "lerobot" is
+    `resize_interpolated`: float32 in [0, 1], since lerobot does not round.
+    """
+    if how == "lerobot":
+        return resize_interpolated(image, size)
+    return resize_squashed(image, size) if how == "squash" else resize_with_pad(image, size)
+
+
+def blank(shape: tuple[int, ...], how: Resize) -> UInt8[np.ndarray, "..."] | Float[np.ndarray, "..."]:
+    """Black pictures of the type that `resize` gives."""
+    return np.zeros(shape, np.float32 if how == "lerobot" else np.uint8)
 
 
 def resize_with_pad(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
@@ -19,21 +52,85 @@ def resize_with_pad(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) ->
     height, width = size
     if image.shape[:2] == size:
         return image
-    ratio = max(image.shape[1] / width, image.shape[0] / height)
-    # A very long picture keeps at least one pixel, where openpi would ask PIL for an empty one.
-    inner_height, inner_width = max(1, int(image.shape[0] / ratio)), max(1, int(image.shape[1] / ratio))
+    inner_height, inner_width = inner_size(image.shape[:2], size)
     resized = Image.fromarray(image).resize((inner_width, inner_height), resample=Image.Resampling.BILINEAR)
-    top, left = max(0, int((height - inner_height) / 2)), max(0, int((width - inner_width) / 2))
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
     padded = np.zeros((height, width, 3), np.uint8)
     padded[top : top + inner_height, left : left + inner_width] = np.asarray(resized)
     return padded
 
 
-def to_model(images: UInt8[np.ndarray, "*batch h w 3"]) -> Float[Tensor, "*batch 3 h w"]:
-    """Channels first, in [-1, 1], float32: black is -1."""
+def resize_squashed(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    """The whole picture stretched to (height, width), its aspect ratio lost.
+
+    OpenCV's INTER_LANCZOS4 on uint8, as open-pi-zero's evaluation calls it: a kernel of fixed width, so nothing is
+    averaged when the picture shrinks; the edge is repeated. A picture that has the size already is returned as it is.
+    """
+    if image.shape[:2] == size:
+        return image
+    vertical, horizontal = lanczos_matrix(image.shape[0], size[0]), lanczos_matrix(image.shape[1], size[1])
+    # whole numbers below 2^53 all the way, so float64 is exact and the order of the sums does not matter
+    rows = np.tensordot(vertical, image.astype(np.float64), (1, 0))
+    values = np.einsum("ij,hjc->hic", horizontal, rows, optimize=True)
+    half = LANCZOS_UNIT**2 // 2
+    return np.clip((values + half) // LANCZOS_UNIT**2, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def lanczos_matrix(length: int, resized: int) -> Float[np.ndarray, "resized length"]:
+    """Row i says what pixel i of the resized line is made of, in 2048ths (OpenCV, modules/imgproc, resize.cpp)."""
+    scale = 1 / (resized / length)
+    place = ((np.arange(resized) + 0.5) * scale - 0.5).astype(np.float32)
+    left = np.floor(place).astype(int)
+    taps = np.arange(1 - LANCZOS_LOBES, LANCZOS_LOBES + 1)
+    distance = (place - left)[:, None] - taps
+    kernel = np.sinc(distance) * np.sinc(distance / LANCZOS_LOBES)
+    weights = np.rint((kernel / kernel.sum(1, keepdims=True)).astype(np.float32) * LANCZOS_UNIT)
+    matrix = np.zeros((resized, length))
+    np.add.at(matrix, (np.arange(resized)[:, None], np.clip(left[:, None] + taps, 0, length - 1)), weights)
+    return matrix
+
+
+def resize_interpolated(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> Float[np.ndarray, "height width 3"]:
+    """The whole picture inside (height, width) on black, as float32 in [0, 1].
+
+    Bilinear between neighbouring pixels, not averaged when the picture shrinks, nor rounded: lerobot's
+    `resize_with_pad_torch` (policies/pi0/modeling_pi0.py). Of an odd margin the larger half is below and on the right.
+    """
+    height, width = size
+    values = image.astype(np.float32) / np.float32(255)
+    if image.shape[:2] == size:
+        return values
+    inner_height, inner_width = inner_size(image.shape[:2], size)
+    channels_first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0)))[None]
+    inner = torch.nn.functional.interpolate(
+        channels_first, (inner_height, inner_width), mode="bilinear", align_corners=False
+    )
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    padded = np.zeros((height, width, 3), np.float32)
+    padded[top : top + inner_height, left : left + inner_width] = inner[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    return padded
+
+
+def inner_size(image: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture that is scaled until it just fits into `size`, rounded down."""
+    ratio = max(image[1] / size[1], image[0] / size[0])
+    # A very long picture keeps at least one pixel, where openpi would ask PIL for an empty one.
+    return max(1, int(image[0] / ratio)), max(1, int(image[1] / ratio))
+
+
+def to_model(
+    images: UInt8[np.ndarray, "*batch h w 3"] | Float[np.ndarray, "*batch h w 3"],
+) -> Float[Tensor, "*batch 3 h w"]:
+    """Channels first, in [-1, 1], float32: black is -1. Takes uint8, or float32 in [0, 1]."""
     # numpy on purpose: its one thread does not fight torch's own pool when the loader runs beside the training step
     channels_first = np.ascontiguousarray(np.moveaxis(images, -1, -3))
-    values = channels_first.astype(np.float32)
-    values /= HALF_RANGE
+    if images.dtype == np.uint8:
+        values = channels_first.astype(np.float32)
+        values /= HALF_RANGE
+    else:
+        values = channels_first * np.float32(2)
     values -= np.float32(1)
     return torch.from_numpy(values)

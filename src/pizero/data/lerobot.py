@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from pizero.data.images import resize_with_pad
+from pizero.data.choice import Resize
+from pizero.data.images import resize
 from pizero.data.lerobot_reader import Episode, LeRobotFolder
 from pizero.data.lerobot_writer import LeRobotWriter
 from pizero.data.video import VideoReader
@@ -43,6 +44,8 @@ class LeRobotDataset:
         self._clips, self._timestamp = read.clips, read.timestamp
         self._starts = np.array([episode.start for episode in self.episodes])
         self._ends = np.array([episode.start + episode.length for episode in self.episodes])
+        self.preloaded_by: Resize | None = None
+        """How the pictures in memory were resized; None: they were not."""
         self._images: dict[str, np.ndarray] = {}
         self._videos: OrderedDict[Path, VideoReader] = OrderedDict()
         self._lock = threading.Lock()
@@ -73,15 +76,20 @@ class LeRobotDataset:
         """All pictures of a camera, or None before `preload`."""
         return self._images.get(camera)
 
-    def preload(self, size: tuple[int, int] | None = None) -> None:
-        """Decodes every picture into memory, once; with a size (height, width) resized with padding on the way."""
+    def preload(self, size: tuple[int, int] | None = None, how: Resize = "pad") -> None:
+        """Decodes every picture into memory, once; with a size (height, width) resized on the way, if that is uint8.
+
+        Pictures that "lerobot" resizes stay as they are, and are resized when a batch needs them.
+        """
+        size = None if how == "lerobot" else size
+        self.preloaded_by = how if size is not None else None
         for camera in self.embodiment.cameras:
             if camera in self._images:
                 continue
             pictures: np.ndarray | None = None
             for i in range(self.num_frames):
                 image = self.image(i, camera)
-                image = image if size is None else resize_with_pad(image, size)
+                image = image if size is None else np.asarray(resize(image, size, how))
                 if pictures is None:
                     pictures = np.empty((self.num_frames, *image.shape), np.uint8)
                 pictures[i] = image
@@ -98,9 +106,16 @@ class LeRobotDataset:
         self, indices: Int[np.ndarray, " b"], horizon: int
     ) -> tuple[Float[np.ndarray, "b t a"], Bool[np.ndarray, "b t"]]:
         """`chunk` of many frames."""
-        ends = self._ends[self._episode_of(indices)]
+        steps, real = self.steps(indices, horizon)
+        return self.actions[steps], real
+
+    def steps(
+        self, indices: Int[np.ndarray, " b"], horizon: int
+    ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """The frames whose actions are those of `chunks`, and True where they are real."""
+        ends = self._ends[self._episode_of(indices)][:, None]
         steps = indices[:, None] + np.arange(horizon)
-        return self.actions[np.minimum(steps, ends[:, None] - 1)], steps < ends[:, None]
+        return np.minimum(steps, ends - 1), steps < ends
 
     def close(self) -> None:
         """Closes the video files; they open again when needed."""

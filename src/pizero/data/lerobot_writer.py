@@ -34,6 +34,11 @@ class LeRobotWriter:
             raise ValueError(f"image sizes are for {tuple(image_sizes)}, {embodiment.name} has {embodiment.cameras}")
         if self.root.exists():
             raise ValueError(f"{self.root} exists already; choose another folder or remove it")
+        if embodiment.control_rate_hz is None:
+            raise ValueError(
+                f"the control rate of {embodiment.name} is not known, and a LeRobot data set must have one"
+            )
+        self._rate: float = embodiment.control_rate_hz
         self._sizes = {camera: image_sizes[camera] for camera in embodiment.cameras}
         self._aside = self.root.with_name(self.root.name + ".part")
         self._tasks: dict[str, int] = {}
@@ -46,10 +51,9 @@ class LeRobotWriter:
         if self._aside.exists():
             shutil.rmtree(self._aside)  # left by a run that was killed
         self._aside.mkdir(parents=True)
-        rate = self.embodiment.control_rate_hz
         self._data = _DataFiles(self._aside)
         self._videos = {
-            camera: _VideoFiles(self._aside, layout.CAMERA_PREFIX + camera, size, rate)
+            camera: _VideoFiles(self._aside, layout.CAMERA_PREFIX + camera, size, self._rate)
             for camera, size in self._sizes.items()
         }
         return self
@@ -88,7 +92,7 @@ class LeRobotWriter:
         values: dict[str, np.ndarray] = {
             layout.STATE: np.stack([frame.state for frame in frames]).astype(np.float32),
             layout.ACTION: np.asarray(actions, np.float32),
-            "timestamp": (np.arange(n) / self.embodiment.control_rate_hz).astype(np.float32),
+            "timestamp": (np.arange(n) / self._rate).astype(np.float32),
             "frame_index": np.arange(n),
             "episode_index": np.full(n, index),
             "index": self._num_frames + np.arange(n),
@@ -158,9 +162,7 @@ class LeRobotWriter:
 
     def _info(self) -> dict[str, Any]:
         robot = self.embodiment
-        rate = (
-            int(robot.control_rate_hz) if robot.control_rate_hz == int(robot.control_rate_hz) else robot.control_rate_hz
-        )
+        rate = int(self._rate) if self._rate == int(self._rate) else self._rate
         features: dict[str, Any] = {}
         if robot.state:
             features[layout.STATE] = {"dtype": "float32", "shape": [len(robot.state)], "names": list(robot.state)}

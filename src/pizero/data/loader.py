@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from pizero.data.images import resize_with_pad
+from pizero.data.images import blank, resize
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.transform import Transform
 from pizero.types import Actions, Observation
@@ -38,9 +38,9 @@ class Augment:
                 raise ValueError(f"{name} is {value}, must be from 0 to below 1")
 
     def __call__(
-        self, images: UInt8[np.ndarray, "b v h w 3"], random: np.random.Generator
-    ) -> UInt8[np.ndarray, "b v h w 3"]:
-        """Changed copies of the pictures."""
+        self, images: UInt8[np.ndarray, "b v h w 3"] | Float[np.ndarray, "b v h w 3"], random: np.random.Generator
+    ) -> UInt8[np.ndarray, "b v h w 3"] | Float[np.ndarray, "b v h w 3"]:
+        """Changed copies of the pictures: uint8, rounded, or float32 in [0, 1], not rounded."""
         batch, views, height, width = images.shape[:4]
         flat = images.reshape(batch * views, height, width, 3)
         limit = self.shift_pixels
@@ -48,15 +48,24 @@ class Augment:
         light = 1 + self.brightness * random.uniform(-1, 1, len(flat))
         contrast = 1 + self.contrast * random.uniform(-1, 1, len(flat))
         padded = np.pad(flat, ((0, 0), (limit, limit), (limit, limit), (0, 0)), "edge")
-        level = np.arange(256, dtype=np.float32)
         out = np.empty_like(flat)
         for i, (top, left) in enumerate(shift.T + limit):
-            out[i] = padded[i, top : top + height, left : left + width]
-            mean = np.float32(out[i].sum(dtype=np.int64) / out[i].size)
-            table = ((level - mean) * contrast[i] + mean) * light[i]
-            table_bytes = np.clip(table + 0.5, 0, 255).astype(np.uint8).tobytes()
-            out[i] = np.frombuffer(out[i].tobytes().translate(table_bytes), np.uint8).reshape(height, width, 3)
+            relight = _relight_bytes if images.dtype == np.uint8 else _relight
+            out[i] = relight(padded[i, top : top + height, left : left + width], contrast[i], light[i])
         return out.reshape(images.shape)
+
+
+def _relight_bytes(image: UInt8[np.ndarray, "h w 3"], contrast: float, light: float) -> UInt8[np.ndarray, "h w 3"]:
+    """`_relight` of whole values 0 to 255, by a table, rounded."""
+    mean = np.float32(image.sum(dtype=np.int64) / image.size)
+    table = ((np.arange(256, dtype=np.float32) - mean) * contrast + mean) * light
+    table_bytes = np.clip(table + 0.5, 0, 255).astype(np.uint8).tobytes()
+    return np.frombuffer(image.tobytes().translate(table_bytes), np.uint8).reshape(image.shape)
+
+
+def _relight(image: Float[np.ndarray, "h w 3"], contrast: float, light: float) -> Float[np.ndarray, "h w 3"]:
+    mean = np.float32(image.mean(dtype=np.float64))
+    return np.clip(((image - mean) * contrast + mean) * light, 0, 1).astype(np.float32)
 
 
 class Batches:
@@ -81,6 +90,12 @@ class Batches:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
         if difference := transform.config.embodiment.difference(dataset.embodiment):
             raise ValueError(f"the data set is of another robot than the model: {difference}")
+        wanted = transform.config.resize
+        if dataset.preloaded_by not in (None, wanted):
+            raise ValueError(
+                f"the data set's pictures were preloaded as {dataset.preloaded_by!r}, the model takes {wanted!r}; give "
+                f"preload how={wanted!r}"
+            )
         self._make = _BatchMaker(dataset, transform, batch_size, seed, augment)
         self._queue: queue.Queue[tuple[Observation, Actions] | BaseException] = queue.Queue(STEPS_AHEAD)
         self._stop = threading.Event()
@@ -136,9 +151,10 @@ class _BatchMaker:
         if self.augment is not None:
             images = self.augment(images, np.random.default_rng([self.seed, 1, step]))
         prompts = [self.dataset.prompt(i) for i in indices]
-        observation = self.transform.assemble(images, present, self.dataset.state[indices], prompts)
+        state = self.dataset.state[indices]
+        observation = self.transform.assemble(images, present, state, prompts)
         values, real = self.dataset.chunks(indices, self.transform.config.horizon)
-        return observation, self.transform.actions(values, real)
+        return observation, self.transform.actions(values, real, state)
 
     def indices(self, step: int) -> Int[np.ndarray, " b"]:
         """Frames of a step."""
@@ -151,17 +167,19 @@ class _BatchMaker:
             self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(self.dataset.num_frames))
         return self._order[1]
 
-    def _images(self, indices: np.ndarray) -> tuple[UInt8[np.ndarray, "b v h w 3"], Bool[np.ndarray, "b v"]]:
+    def _images(
+        self, indices: np.ndarray
+    ) -> tuple[UInt8[np.ndarray, "b v h w 3"] | Float[np.ndarray, "b v h w 3"], Bool[np.ndarray, "b v"]]:
         config = self.transform.config
         size, cameras = (config.image_size, config.image_size), config.embodiment.cameras
-        images = np.empty((len(indices), len(cameras), *size, 3), np.uint8)
+        images = blank((len(indices), len(cameras), *size, 3), config.resize)
         for view, camera in enumerate(cameras):
             pictures = self.dataset.preloaded(camera)
-            if pictures is not None and pictures.shape[1:3] == size:
+            if pictures is not None and pictures.shape[1:3] == size and images.dtype == np.uint8:
                 images[:, view] = pictures[indices]
             else:
                 for row, i in enumerate(indices):
-                    images[row, view] = resize_with_pad(self.dataset.image(i, camera), size)
+                    images[row, view] = resize(self.dataset.image(i, camera), size, config.resize)
         return images, np.ones(images.shape[:2], bool)
 
 

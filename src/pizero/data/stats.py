@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,26 +10,32 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from pizero.data.units import Units
+
 _ARRAYS = ("mean", "std", "min", "max", "q01", "q99")
+_OPTIONAL = ("min", "max", "q01", "q99", "count")
 
 
 @dataclass(frozen=True)
 class Stats:
-    """What the values of each dimension of a vector look like; all arrays float64, one value per dimension."""
+    """What the values of each dimension of a vector look like; all arrays float64, one value per dimension.
+
+    What an imported checkpoint does not tell is None: its family's formula does not need it.
+    """
 
     mean: Float[np.ndarray, " d"]
     """Arithmetic mean."""
     std: Float[np.ndarray, " d"]
     """Standard deviation of the population (divided by count, not count - 1)."""
-    min: Float[np.ndarray, " d"]
+    min: Float[np.ndarray, " d"] | None
     """Smallest value."""
-    max: Float[np.ndarray, " d"]
+    max: Float[np.ndarray, " d"] | None
     """Largest value."""
-    q01: Float[np.ndarray, " d"]
+    q01: Float[np.ndarray, " d"] | None
     """1 % quantile, linearly interpolated between the two nearest values."""
-    q99: Float[np.ndarray, " d"]
+    q99: Float[np.ndarray, " d"] | None
     """99 % quantile, likewise."""
-    count: int
+    count: int | None
     """Number of vectors."""
 
     @classmethod
@@ -41,18 +48,23 @@ class Stats:
         return cls(x.mean(0), x.std(0), x.min(0), x.max(0), q01, q99, len(x))
 
     def to_json(self) -> dict[str, Any]:
-        """Lists of numbers; `from_json` gives the same bits back."""
+        """Lists of numbers, None for what is absent; `from_json` gives the same bits back."""
         arrays = (self.mean, self.std, self.min, self.max, self.q01, self.q99)
-        return {name: array.tolist() for name, array in zip(_ARRAYS, arrays, strict=True)} | {"count": self.count}
+        lists = {name: None if array is None else array.tolist() for name, array in zip(_ARRAYS, arrays, strict=True)}
+        return lists | {"count": self.count}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Stats":
         """Raises ValueError that names missing and unknown keys, or arrays of different lengths."""
         _check_keys("stats", data, {*_ARRAYS, "count"})
-        arrays = {name: np.asarray(data[name], np.float64) for name in _ARRAYS}
+        arrays = {name: np.asarray(data[name], np.float64) for name in _ARRAYS if data[name] is not None}
+        if absent := {"mean", "std"} - set(arrays):
+            raise ValueError(f"stats have no {' and no '.join(sorted(absent))}; only {_OPTIONAL} may be null")
         if len({array.shape for array in arrays.values()}) != 1:
-            raise ValueError(f"stats have different lengths: { {name: len(array) for name, array in arrays.items()} }")
-        return cls(**arrays, count=int(data["count"]))
+            raise ValueError(f"stats have different lengths: { {name: array.size for name, array in arrays.items()} }")
+        optional = {name: arrays.get(name) for name in _OPTIONAL[:-1]}
+        count = None if data["count"] is None else int(data["count"])
+        return cls(arrays["mean"], arrays["std"], **optional, count=count)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class DatasetStats:
 
 
 @runtime_checkable
-class StateAndActions(Protocol):
+class Recording(Protocol):
     """A data set whose numbers are in memory."""
 
     @property
@@ -105,10 +117,36 @@ class StateAndActions(Protocol):
         """(n, a)."""
         ...
 
+    def steps(self, indices: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frame number of each timestep of the chunks that start at `indices` (b, t), and whether it is real (b, t)."""
+        ...
 
-def compute_stats(dataset: StateAndActions) -> DatasetStats:
-    """Exact statistics of every frame's state and action (openpi's running histograms are approximate)."""
-    return DatasetStats(Stats.of(dataset.state), Stats.of(dataset.actions))
+
+def compute_stats(dataset: Recording, units: Units | None = None, horizon: int = 1) -> DatasetStats:
+    """Exact statistics of every frame's state and action (openpi's running histograms are approximate).
+
+    `units` says in which units, None in the robot's own. Where actions are relative to the state, they are those of
+    every chunk of `horizon` timesteps, without those after the end of the episode, and `count` is their number.
+    """
+    units = units or Units()
+    state, actions = units.state(dataset.state), units.absolute_actions(dataset.actions)
+    if not units.delta:
+        return DatasetStats(Stats.of(state), Stats.of(actions))
+    steps, real = dataset.steps(np.arange(len(actions)), horizon)
+    chunk, timestep = np.nonzero(real)
+    frames = steps[chunk, timestep]
+    columns = [  # one dimension at a time: all chunks together are `horizon` times as large as the recording
+        Stats.of((actions[frames, dim] - state[chunk, dim] if dim in units.delta else actions[frames, dim])[:, None])
+        for dim in range(actions.shape[1])
+    ]
+    return DatasetStats(Stats.of(state), _join(columns))
+
+
+def _join(columns: Sequence[Stats]) -> Stats:
+    """The statistics of a vector from those of its dimensions, all of them complete."""
+    plain = [column.to_json() for column in columns]
+    arrays = {name: np.concatenate([column[name] for column in plain]) for name in _ARRAYS}
+    return Stats(**arrays, count=columns[0].count)
 
 
 def _check_keys(what: str, data: object, expected: set[str]) -> None:

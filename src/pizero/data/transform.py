@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from pizero.data.images import resize_with_pad, to_model
-from pizero.data.normalize import Normalization, Normalizer, check_mode, check_raw
-from pizero.data.prompt import Tokenizer
+from pizero.data.choice import JointUnits, Normalization, PromptFormat, Resize
+from pizero.data.images import blank, check_resize, resize, to_model
+from pizero.data.normalize import Normalizer, check_mode, check_raw, refuse_no_spread
+from pizero.data.prompt import Tokenizer, check_format
 from pizero.data.stats import DatasetStats
+from pizero.data.units import Units
 from pizero.embodiment import Embodiment
 from pizero.frame import Frame
 from pizero.types import Actions, Observation
@@ -26,7 +28,8 @@ class TransformConfig:
     embodiment: Embodiment
     """The robot: its cameras, its state and action names, the range of its actions."""
     normalization: Normalization = "bounds"
-    """How state and actions are scaled: "bounds" as open-pi-zero, "z-score" or "quantile" as openpi."""
+    """How state and actions are scaled: "bounds" as open-pi-zero, "z-score" or "quantile" as openpi, with "lerobot-" in
+    front as lerobot, "identity" not at all."""
     raw_state: tuple[str, ...] = ()
     """State dimensions that pass unchanged."""
     raw_actions: tuple[str, ...] = ()
@@ -41,11 +44,22 @@ class TransformConfig:
     """Width of the model's actions; the robot's are padded to it with zeros."""
     horizon: int = 50
     """Timesteps of an action chunk."""
+    prompt_format: PromptFormat = "pi0"
+    """How an instruction is written for the model, as `prompt.pieces`; "pi05" writes the state into it."""
+    resize: Resize = "pad"
+    """How a picture becomes `image_size`: "pad" as openpi, "squash" as open-pi-zero, "lerobot" as lerobot."""
+    delta_actions: tuple[str, ...] = ()
+    """Action dimensions that the model gives relative to the state dimension of the same index at the chunk's start."""
+    joint_units: JointUnits = "robot"
+    """"pi-aloha": the model takes and gives the joints of an ALOHA as openpi's pre-trained checkpoints do."""
 
     def __post_init__(self) -> None:
         check_mode(self.normalization)
         check_raw(self.raw_state, self.embodiment.state)
         check_raw(self.raw_actions, self.embodiment.actions)
+        check_format(self.prompt_format)
+        check_resize(self.resize)
+        _ = self.units
         for name, model, robot in (
             ("state_dim", self.state_dim, len(self.embodiment.state)),
             ("action_dim", self.action_dim, len(self.embodiment.actions)),
@@ -59,6 +73,11 @@ class TransformConfig:
         ):
             if value < 1:
                 raise ValueError(f"{name} is {value}, must be at least 1")
+
+    @property
+    def units(self) -> Units:
+        """The units that are normalised. Raises ValueError when the robot does not have them."""
+        return Units.of(self.embodiment, self.joint_units, self.delta_actions)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, numbers and strings; `from_json` gives the equal config back."""
@@ -81,7 +100,7 @@ class TransformConfig:
 class Transform:
     """Real units to model units and back for one robot.
 
-    Raises ValueError when the statistics do not fit the embodiment or a dimension that is not raw has no spread.
+    Raises ValueError when the statistics do not fit the embodiment, or lack what the normalisation needs.
     """
 
     def __init__(self, config: TransformConfig, stats: DatasetStats, tokenizer: Tokenizer) -> None:
@@ -89,7 +108,7 @@ class Transform:
         robot = config.embodiment
         self._state = Normalizer(config.normalization, stats.state, robot.state, config.raw_state)
         self._actions = Normalizer(config.normalization, stats.actions, robot.actions, config.raw_actions)
-        self._low, self._high = np.array(robot.action_low, np.float32), np.array(robot.action_high, np.float32)
+        self._units = config.units
 
     @property
     def action_mask(self) -> Bool[Tensor, " a"]:
@@ -102,52 +121,89 @@ class Transform:
         Raises ValueError when a frame does not fit the embodiment, or its prompt is too long.
         """
         robot, size = self.config.embodiment, (self.config.image_size, self.config.image_size)
-        images = np.zeros((len(frames), len(robot.cameras), *size, 3), np.uint8)
+        images = blank((len(frames), len(robot.cameras), *size, 3), self.config.resize)
         image_mask = np.zeros(images.shape[:2], bool)
         for row, frame in enumerate(frames):
             check_frame(frame, robot)
             for view, camera in enumerate(robot.cameras):
                 if camera in frame.images:
-                    images[row, view] = resize_with_pad(frame.images[camera], size)
+                    images[row, view] = resize(frame.images[camera], size, self.config.resize)
                     image_mask[row, view] = True
-        state = np.stack([frame.state for frame in frames]).astype(np.float32)
-        return self.assemble(images, image_mask, state, [frame.prompt for frame in frames])
+        return self.assemble(images, image_mask, stack_states(frames), [frame.prompt for frame in frames])
 
     def assemble(
         self,
-        images: UInt8[np.ndarray, "b v h w 3"],
+        images: UInt8[np.ndarray, "b v h w 3"] | Float[np.ndarray, "b v h w 3"],
         image_mask: Bool[np.ndarray, "b v"],
         state: Float[np.ndarray, "b s"],
         prompts: Sequence[str],
     ) -> Observation:
-        """A batch from arrays: pictures of the model's size, real units. `observation` and the loader end here."""
+        """A batch from arrays: pictures of the model's size as `images.resize` gives them, state in real units.
+
+        `observation` and the loader end here.
+        """
         if not np.isfinite(state).all():
             row, i = np.argwhere(~np.isfinite(state))[0]
             raise ValueError(f"state {self.config.embodiment.state[i]!r} is {state[row, i]}, must be finite")
-        prompt, prompt_mask = self.tokenizer.encode_batch(prompts, self.config.prompt_length)
+        normalized = self._state.normalize(self._units.state(state))
+        prompt, prompt_mask = self.tokenizer.encode_batch(
+            prompts, self.config.prompt_length, self.config.prompt_format, normalized
+        )
         return Observation(
             images=to_model(images),
             prompt=prompt,
-            state=torch.from_numpy(_pad(self._state.normalize(state), self.config.state_dim)),
+            state=torch.from_numpy(_pad(normalized, self.config.state_dim)),
             image_mask=torch.from_numpy(image_mask),
             prompt_mask=prompt_mask,
         )
 
-    def actions(self, values: Float[np.ndarray, "b t a"], real: Bool[np.ndarray, "b t"]) -> Actions:
-        """Chunks in model units. `values` in real units; `real` is False for timesteps after the end of the episode."""
+    def actions(
+        self, values: Float[np.ndarray, "b t a"], real: Bool[np.ndarray, "b t"], state: Float[np.ndarray, "b s"]
+    ) -> Actions:
+        """Chunks in model units. `values` in real units; `real` is False for timesteps after the end of the episode.
+
+        `state`, in real units, is that of the frame each chunk starts at.
+        """
         if values.shape[-1] != len(self.config.embodiment.actions):
             raise ValueError(
                 f"actions have {values.shape[-1]} dimensions, {self.config.embodiment.name} takes "
                 f"{len(self.config.embodiment.actions)}: {self.config.embodiment.actions}"
             )
-        normalized = _pad(self._actions.normalize(values), self.config.action_dim)
+        normalized = _pad(self._actions.normalize(self._units.actions(values, state)), self.config.action_dim)
         mask = torch.from_numpy(real)[:, :, None] & self.action_mask
         return Actions(torch.from_numpy(normalized), mask)
 
-    def invert_actions(self, values: Float[Tensor, "b t a"]) -> Float[np.ndarray, "b t robot_a"]:
-        """The robot's own dimensions in real units, float32, clipped to what the robot accepts."""
+    def invert_actions(
+        self, values: Float[Tensor, "b t a"], state: Float[np.ndarray, "b s"]
+    ) -> Float[np.ndarray, "b t robot_a"]:
+        """The robot's own dimensions in real units, float32, clipped to what the robot accepts, where that is known.
+
+        `state`, in real units, is that of the frames from which the chunks were planned.
+        """
         own = values[..., : len(self.config.embodiment.actions)].detach().float().cpu().numpy()
-        return np.clip(self._actions.invert(own).astype(np.float32), self._low, self._high)
+        real = self._units.invert_actions(self._actions.invert(own), state)
+        return clip_actions(real.astype(np.float32), self.config.embodiment)
+
+
+def clip_actions(actions: Float[np.ndarray, "*b a"], robot: Embodiment) -> Float[np.ndarray, "*b a"]:
+    """Actions within what the robot accepts; unchanged where the embodiment does not know a bound."""
+    low = np.array(robot.action_low, actions.dtype) if robot.action_low else None
+    high = np.array(robot.action_high, actions.dtype) if robot.action_high else None
+    return np.clip(actions, low, high)
+
+
+def refuse_constant(config: TransformConfig, stats: DatasetStats) -> None:
+    """Raises ValueError for a dimension that is normalised and has no spread. For training.
+
+    A checkpoint of another family may have one, and its formula says what becomes of it.
+    """
+    refuse_no_spread(config.normalization, stats.state, config.embodiment.state, config.raw_state)
+    refuse_no_spread(config.normalization, stats.actions, config.embodiment.actions, config.raw_actions)
+
+
+def stack_states(frames: Sequence[Frame]) -> Float[np.ndarray, "b s"]:
+    """The states of frames, float32."""
+    return np.stack([frame.state for frame in frames]).astype(np.float32)
 
 
 def check_frame(frame: Frame, embodiment: Embodiment) -> None:

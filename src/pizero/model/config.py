@@ -1,6 +1,12 @@
 """Sizes of the networks: the released ones and tiny ones. No torch here, so that `--help` answers at once."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal
+
+TimeConditioning = Literal["input", "adarms", "adaln", "adaln-zero"]
+Positions = Literal["counted", "restart"]
+EulerGrid = Literal["even", "openpi", "lerobot", "open-pi-zero"]
 
 
 @dataclass(frozen=True)
@@ -76,24 +82,61 @@ class Pi0Config:
     """Width of the actions that the model gives; a robot's actions are padded to it with zeros."""
     horizon: int = 50
     """Timesteps of an action chunk."""
+    state_token: bool = True
+    """Whether the state is a token of the action expert. False: the model sees it in the prompt, or not at all."""
+    time_conditioning: TimeConditioning = "input"
+    """How the flow time enters: "input", joined to the actions (pi0); "adarms", through the norms of the action expert,
+    which scale, shift and gate (pi0.5); "adaln" and "adaln-zero", through open-pi-zero's own adaptive norms."""
+    time_dim: int | None = None
+    """Width of the time embedding; None: that of the action expert."""
     time_min_period: float = 4e-3
-    """Shortest period of the sinusoidal time embedding (openpi, src/openpi/models/pi0.py)."""
+    """Shortest period of the sinusoidal time embedding (openpi, src/openpi/models/pi0.py). open-pi-zero's geometric
+    embedding with base P is the same with periods from 2 pi to 2 pi P."""
     time_max_period: float = 4.0
     """Longest period of the sinusoidal time embedding (openpi, src/openpi/models/pi0.py)."""
+    positions: Positions = "counted"
+    """In the rotary embedding: "counted", from 0, state and actions after the real tokens of image and prompt;
+    "restart", from 1, and from 1 again for state and actions (open-pi-zero)."""
+    attention_softcap: float | None = None
+    """Logits become softcap * tanh(logits / softcap) in every layer of both experts (open-pi-zero: 50); None: none."""
+    euler_grid: EulerGrid = "even"
+    """Rounding of the flow times when sampling, which fast sines of the time embedding can see: "even", k / steps;
+    "openpi", "lerobot" and "open-pi-zero", as that code computes them."""
 
     def __post_init__(self) -> None:
         for name, vlm, action in (
             ("depth", self.vlm.depth, self.action.depth),
             ("num_kv_heads", self.vlm.num_kv_heads, self.action.num_kv_heads),
             ("head_dim", self.vlm.head_dim, self.action.head_dim),
-            ("rope_base", self.vlm.rope_base, self.action.rope_base),
         ):
             if vlm != action:
                 raise ValueError(
                     f"{name} is {vlm} in the vlm and {action} in the action expert; "
                     "attention is shared, so they must be equal"
                 )
-        if self.action.width % 2:
-            raise ValueError(f"action width is {self.action.width}, must be even for the time embedding")
+        if self.time_width < 2 or self.time_width % 2:
+            raise ValueError(f"the time embedding is {self.time_width} wide, must be even: see time_dim")
+        if self.time_conditioning in ("input", "adarms") and self.time_width != self.action.width:
+            raise ValueError(
+                f"time_dim is {self.time_width}; with time_conditioning {self.time_conditioning!r} it is the width of "
+                f"the action expert, {self.action.width}: leave it out"
+            )
+        if not 0 < self.time_min_period < self.time_max_period:
+            raise ValueError(
+                f"time_min_period {self.time_min_period} and time_max_period {self.time_max_period} "
+                "must be above 0 and rise"
+            )
+        if self.attention_softcap is not None and not self.attention_softcap > 0:
+            raise ValueError(f"attention_softcap is {self.attention_softcap}, must be above 0 or None")
         if self.horizon < 1:
             raise ValueError(f"horizon is {self.horizon}, must be at least 1")
+
+    @property
+    def time_width(self) -> int:
+        """Width of the time embedding."""
+        return self.action.width if self.time_dim is None else self.time_dim
+
+
+def geometric_periods(base: float) -> tuple[float, float]:
+    """Shortest and longest period of open-pi-zero's embedding [sin, cos](t base^-f), f from 0 to 1."""
+    return 2 * math.pi, 2 * math.pi * base

@@ -14,9 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pizero.model.config import GemmaConfig
-
-RMS_NORM_EPS = 1e-6
-"""gemma_pytorch, gemma/model.py."""
+from pizero.model.norm import MakeNorm, RMSNorm, add
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,6 @@ class Cache:
         return self.mask.sum(1, keepdim=True) + following
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + weight), computed in float32 (Gemma scales by 1 + weight)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Same dtype as x."""
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + RMS_NORM_EPS)
-        return (y * (1 + self.weight.float())).to(x.dtype)
-
-
 def rotary_table(
     positions: Int[Tensor, "b q"], head_dim: int, base: float
 ) -> tuple[Float[Tensor, "b 1 q half"], Float[Tensor, "b 1 q half"]]:
@@ -98,8 +82,9 @@ def attend(
     k: Float[Tensor, "b m k h"],
     v: Float[Tensor, "b m k h"],
     mask: Bool[Tensor, "b k"] | None,
+    softcap: float | None = None,
 ) -> Float[Tensor, "b q d"]:
-    """Softmax attention over all keys that the mask lets through, heads joined.
+    """Softmax attention over all keys that the mask lets through, heads joined; logits capped when `softcap` is given.
 
     No query is treated unlike another, so the n / m query heads that share a key head can stand in one long row.
     """
@@ -107,8 +92,25 @@ def attend(
     m = k.shape[1]
     rows = q.reshape(b, m, n // m * length, h)
     allowed = None if mask is None else mask[:, None, None, :]
-    out = F.scaled_dot_product_attention(rows, k, v, attn_mask=allowed)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=allowed)
+    else:
+        out = capped_attention(rows, k, v, allowed, softcap)
     return out.reshape(b, n, length, h).transpose(1, 2).flatten(2)
+
+
+def capped_attention(
+    q: Float[Tensor, "b m q h"],
+    k: Float[Tensor, "b m k h"],
+    v: Float[Tensor, "b m k h"],
+    mask: Bool[Tensor, "b 1 1 k"] | None,
+    softcap: float,
+) -> Float[Tensor, "b m q h"]:
+    """Attention whose logits become softcap * tanh(logits / softcap); softmax in float32 (open-pi-zero)."""
+    logits = softcap * torch.tanh(q @ k.mT * q.shape[-1] ** -0.5 / softcap)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 class Attention(nn.Module):
@@ -157,43 +159,54 @@ class FeedForward(nn.Module):
 class GemmaLayer(nn.Module):
     """One layer: attention over the cache and the layer's own tokens, then the feed-forward network."""
 
-    def __init__(self, config: GemmaConfig) -> None:
+    def __init__(self, config: GemmaConfig, make_norm: MakeNorm, softcap: float | None = None) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.width)
+        self.softcap = softcap
+        self.input_layernorm = make_norm(True)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.width)
+        self.post_attention_layernorm = make_norm(True)
         self.mlp = FeedForward(config)
 
     def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        table: tuple[Tensor, Tensor],
+        past: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The tokens after this layer, and their own keys and values.
 
         x (b, q, d); `table` from `rotary_table`; `past` keys and values seen before the own ones, or None; `mask`
-        (b, k) over past and own keys, or None.
+        (b, k) over past and own keys, or None; `condition` (b, c) for adaptive norms.
         """
         attn = self.self_attn
-        q, k, v = (attn.split_heads(y) for y in attn.qkv(self.input_layernorm(x)))
+        y, gate = self.input_layernorm(x, condition)
+        q, k, v = (attn.split_heads(z) for z in attn.qkv(y))
         q, k = rotate(q, table), rotate(k, table)
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2))
-        x = x + attn.o_proj(attend(q, keys, values, mask))
-        return x + self.mlp(self.post_attention_layernorm(x)), k, v
+        x = add(x, attn.o_proj(attend(q, keys, values, mask, self.softcap)), gate)
+        y, gate = self.post_attention_layernorm(x, condition)
+        return add(x, self.mlp(y), gate), k, v
 
-    def only_kv(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def only_kv(
+        self, x: Tensor, table: tuple[Tensor, Tensor], condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The keys and values of the tokens, all that later blocks need of the last layer."""
         attn = self.self_attn
-        k, v = (attn.split_heads(y) for y in attn.kv(self.input_layernorm(x)))
+        k, v = (attn.split_heads(y) for y in attn.kv(self.input_layernorm(x, condition)[0]))
         return rotate(k, table), v
 
 
 class Gemma(nn.Module):
-    """The layers of one expert and its final norm."""
+    """The layers of one expert and its final norm. `make_norm` None: Gemma's own norms."""
 
-    def __init__(self, config: GemmaConfig) -> None:
+    def __init__(self, config: GemmaConfig, make_norm: MakeNorm | None = None, softcap: float | None = None) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(GemmaLayer(config) for _ in range(config.depth))
-        self.norm = RMSNorm(config.width)
+        make = make_norm or (lambda inner: RMSNorm(config.width))
+        self.layers = nn.ModuleList(GemmaLayer(config, make, softcap) for _ in range(config.depth))
+        self.norm = make(False)
 
     def forward(
         self,
@@ -201,13 +214,15 @@ class Gemma(nn.Module):
         positions: Int[Tensor, "b q"],
         mask: Bool[Tensor, "b q"] | None = None,
         past: Cache | None = None,
+        condition: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """The tokens after all layers and the final norm. Each sees all real tokens of `past` and of its own block."""
         table = rotary_table(positions, self.config.head_dim, self.config.rope_base)
         allowed = mask if past is None else past.allowed(x.shape[1], mask)
         for i, layer in enumerate(self.layers):
-            x, _, _ = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed)
-        return self.norm(x)
+            x, _, _ = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed, condition)
+        y, _ = self.norm(x, condition)
+        return y
 
     def cache(
         self,
@@ -215,15 +230,16 @@ class Gemma(nn.Module):
         positions: Int[Tensor, "b q"],
         mask: Bool[Tensor, "b q"] | None = None,
         past: Cache | None = None,
+        condition: Float[Tensor, "b c"] | None = None,
     ) -> Cache:
         """Keys and values of a block, for the blocks after it; of the last layer nothing else is computed."""
         table = rotary_table(positions, self.config.head_dim, self.config.rope_base)
         allowed = mask if past is None else past.allowed(x.shape[1], mask)
         keys, values = [], []
         for i, layer in enumerate(self.layers[:-1]):
-            x, k, v = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed)
+            x, k, v = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed, condition)
             keys.append(k)
             values.append(v)
-        k, v = cast(GemmaLayer, self.layers[-1]).only_kv(x, table)
+        k, v = cast(GemmaLayer, self.layers[-1]).only_kv(x, table, condition)
         own = Cache([*keys, k], [*values, v], mask)
         return own if past is None else past.extend(own)

@@ -23,30 +23,64 @@ def time_embedding(t: Float[Tensor, " b"], width: int, min_period: float, max_pe
 
 
 class Heads(nn.Module):
-    """State projection, action-time MLP and velocity read-out of pi0 (paper, appendix B; parameter names of openpi)."""
+    """State projection, action and time networks, velocity read-out (pi0 paper, appendix B; names of openpi).
+
+    With `time_conditioning` "input" the time is joined to the actions (pi0). Otherwise it conditions the norms of the
+    action expert: "adarms" through an MLP, actions enter by one linear layer (pi0.5); "adaln" and "adaln-zero" as it
+    is, actions enter by an MLP (open-pi-zero).
+    """
 
     def __init__(self, config: Pi0Config) -> None:
         super().__init__()
         self.config = config
-        width = config.action.width
-        self.state_proj = nn.Linear(config.state_dim, width)
+        width, kind = config.action.width, config.time_conditioning
+        if config.state_token:
+            self.state_proj = nn.Linear(config.state_dim, width)
         self.action_in_proj = nn.Linear(config.action_dim, width)
-        self.action_time_mlp_in = nn.Linear(2 * width, width)
-        self.action_time_mlp_out = nn.Linear(width, width)
+        if kind == "input":
+            self.action_time_mlp_in = nn.Linear(2 * width, width)
+            self.action_time_mlp_out = nn.Linear(width, width)
+        elif kind == "adarms":
+            self.time_mlp_in = nn.Linear(width, width)
+            self.time_mlp_out = nn.Linear(width, width)
+        else:
+            self.action_mlp_in = nn.Linear(width, width)
+            self.action_mlp_out = nn.Linear(width, width)
         self.action_out_proj = nn.Linear(width, config.action_dim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the heads compute, whatever they are given."""
+        return self.action_in_proj.weight.dtype
 
     def embed_state(self, state: Float[Tensor, "b s"]) -> Float[Tensor, "b 1 d"]:
         """The state as one token of the action expert."""
-        return self.state_proj(state)[:, None]
+        return self.state_proj(state.to(self.dtype))[:, None]
+
+    def embed_time(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b c"]:
+        """Sines and cosines of the flow time."""
+        c = self.config
+        return time_embedding(t, c.time_width, c.time_min_period, c.time_max_period).to(self.dtype)
+
+    def condition(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b c"] | None:
+        """What the norms of the action expert depend on; None when they do not."""
+        if self.config.time_conditioning == "input":
+            return None
+        time = self.embed_time(t)
+        if self.config.time_conditioning == "adarms":
+            return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
+        return time
 
     def embed_actions(self, x_t: Float[Tensor, "b t a"], t: Float[Tensor, " b"]) -> Float[Tensor, "b t d"]:
-        """Noisy actions and flow time as tokens: W3 swish(W2 [W1 x_t ; time])."""
-        actions = self.action_in_proj(x_t)
-        c = self.config
-        time = time_embedding(t, c.action.width, c.time_min_period, c.time_max_period).to(actions.dtype)
-        joined = torch.cat([actions, time[:, None].expand_as(actions)], dim=-1)
-        return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(joined)))
+        """Noisy actions, with the flow time where it enters here, as tokens: W3 swish(W2 [W1 x_t ; time])."""
+        actions = self.action_in_proj(x_t.to(self.dtype))
+        if self.config.time_conditioning == "adarms":
+            return actions
+        if self.config.time_conditioning == "input":
+            time = self.embed_time(t)[:, None].expand(*actions.shape[:2], -1)
+            return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat([actions, time], dim=-1))))
+        return self.action_mlp_out(F.silu(self.action_mlp_in(actions)))
 
     def velocity(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t a"]:
         """The velocity that each action token predicts."""
-        return self.action_out_proj(x)
+        return self.action_out_proj(x.to(self.dtype))

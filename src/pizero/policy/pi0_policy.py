@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pizero.data.transform import clip_actions, stack_states
 from pizero.embodiment import Embodiment
 from pizero.frame import Frame
 from pizero.runtime.sampler import Sampler, make_sampler
@@ -48,16 +49,17 @@ class Pi0Policy:
         return torch.randn(self.horizon, self.transform.config.action_dim, generator=generator)
 
     def _sample(self, frames: Sequence[Frame], noise: Tensor) -> np.ndarray:
-        return self.transform.invert_actions(self._sampler(self.transform.observation(frames), noise))
+        values = self._sampler(self.transform.observation(frames), noise)
+        return self.transform.invert_actions(values, stack_states(frames))
 
 
 class MeanActionPolicy:
     """The baseline that does the mean action of the demonstrations, whatever it sees."""
 
     def __init__(self, embodiment: Embodiment, mean: np.ndarray, horizon: int) -> None:
-        low, high = np.array(embodiment.action_low), np.array(embodiment.action_high)
         self.embodiment = embodiment
-        self._chunk = np.broadcast_to(np.clip(mean, low, high).astype(np.float32), (horizon, len(mean)))
+        within = clip_actions(np.asarray(mean, np.float64), embodiment).astype(np.float32)
+        self._chunk = np.broadcast_to(within, (horizon, len(mean)))
 
     def act(self, frame: Frame) -> np.ndarray:
         """The mean action, repeated (t, a)."""

@@ -54,7 +54,7 @@ class GraphSampler:
     """
 
     def __init__(self, model: Pi0, num_steps: int = 10, action_mask: Bool[Tensor, " a"] | None = None) -> None:
-        if model.heads.action_in_proj.weight.device.type != "cuda":
+        if model.embed_tokens.weight.device.type != "cuda":
             raise ValueError("a CUDA graph needs the model on a CUDA device; move it there or use Pi0.sample")
         self.model = fuse(model)
         self.num_steps = num_steps
@@ -75,7 +75,7 @@ class GraphSampler:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.heads.action_in_proj.weight.device
+        return self.model.embed_tokens.weight.device
 
     def give_up(self) -> None:
         """Take compilation out of the model again, so that it runs plain."""
@@ -91,7 +91,7 @@ class GraphSampler:
             layer.compile(dynamic=False, fullgraph=True)
 
     def _capture(self, observation: Observation, noise: Tensor) -> _Captured:
-        static = observation.to(self._device, self.model.heads.action_in_proj.weight.dtype)
+        static = observation.to(self._device, self.model.dtype)
         static_noise = noise.to(self._device)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

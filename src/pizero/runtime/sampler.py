@@ -21,9 +21,8 @@ class PlainSampler:
     """`Pi0.sample` from host tensors to host tensors, on whatever device the model is."""
 
     def __init__(self, model: Pi0, num_steps: int = 10, action_mask: Bool[Tensor, " a"] | None = None) -> None:
-        weight = model.heads.action_in_proj.weight
         self.model, self.num_steps = model, num_steps
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = model.embed_tokens.weight.device, model.dtype
         self.action_mask = None if action_mask is None else action_mask.to(self.device)
 
     def __call__(self, observation: Observation, noise: Float[Tensor, "b t a"]) -> Float[Tensor, "b t a"]:

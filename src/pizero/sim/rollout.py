@@ -268,7 +268,8 @@ class _Film:
 
     def __init__(self, env: Env) -> None:
         self._env = env
-        self._every = max(1, round(env.embodiment.control_rate_hz / VIDEO_STEPS_PER_SECOND))
+        rate = env.embodiment.control_rate_hz
+        self._every = 1 if rate is None else max(1, round(rate / VIDEO_STEPS_PER_SECOND))
         self._pictures: list[np.ndarray] = []
 
     def look(self, step: int) -> None:

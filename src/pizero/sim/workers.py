@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any
 
 Serve = Callable[[Connection], None]
-"""What a worker runs: it receives messages, and answers each, until EOFError. Pickled, so a module's function or a `partial` of one."""
+"""What a worker runs: it receives messages, and answers each, until EOFError. Pickled: a module's function or a
+`partial` of one."""
 
 _PATIENCE_S = 5.0
 """How long a worker that is told to end may take."""

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pizero.data.choice import Normalization, PromptFormat, Resize
 from pizero.model.config import Pi0Config
 from pizero.weights.json_config import from_json, to_json
 
-Normalization = Literal["bounds", "z-score", "quantile"]
-"""As in `data.normalize`, which needs numpy; this file is imported for `--help`, which must be quick."""
 TimeDistribution = Literal["beta", "uniform"]
 """As in `flow`, which needs torch."""
 
@@ -39,16 +38,25 @@ class DataConfig:
     normalization: Normalization = "bounds"
     """How state and actions are scaled with the data set's own statistics: "bounds" maps the 1 % and 99 % quantiles to
     -1 and 1 and clips (open-pi-zero), "quantile" does not clip (openpi, pi0.5), "z-score" gives mean 0 and deviation 1
-    (openpi, pi0)."""
+    (openpi, pi0). With "lerobot-" in front, as lerobot rounds; "identity" scales nothing."""
     raw_state: tuple[str, ...] = ()
     """Names of state dimensions that are passed on unchanged."""
     raw_actions: tuple[str, ...] = ()
     """Names of action dimensions that are passed on unchanged, such as a gripper of 0 and 1."""
+    delta_actions: tuple[str, ...] = ()
+    """Names of action dimensions that the model gives relative to the state dimension of the same index, at the start
+    of the chunk (openpi's delta actions). The statistics are then those of the relative chunks."""
+    prompt_format: PromptFormat = "pi0"
+    """How an instruction is written for the model: as openpi for pi0, as lerobot, as open-pi-zero, or as pi0.5, with
+    the state in it or without."""
     prompt_length: int = 48
     """Most tokens a prompt may have."""
+    resize: Resize = "pad"
+    """How pictures get the model's size: "pad" keeps their shape, averages and adds black (openpi), "squash" stretches
+    them (open-pi-zero), "lerobot" keeps their shape, does not average and adds black."""
     tokenizer: Path | None = None
-    """Sentencepiece model of the prompts. None: the one of `init`; without `init`, a small one is trained on the data
-    set's own prompts."""
+    """Sentencepiece model or tokenizer.json of the prompts. None: the one of `init`; without `init`, a small one is
+    trained on the data set's own prompts."""
     preload: bool = False
     """Decode all pictures into memory before the first step; for data sets that fit."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

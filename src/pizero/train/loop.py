@@ -15,7 +15,6 @@ from torch import Tensor
 from pizero import flow
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.loader import Augment, Batches
-from pizero.data.stats import compute_stats
 from pizero.data.transform import Transform
 from pizero.train.config import AugmentConfig, TrainConfig
 from pizero.train.host import Clock, Stop, choose_device, deterministic
@@ -29,6 +28,7 @@ from pizero.train.state import (
     make_state,
     make_transform,
     save_state,
+    training_stats,
 )
 from pizero.types import Actions, Observation
 
@@ -206,7 +206,7 @@ def open_dataset(config: TrainConfig) -> LeRobotDataset:
     dataset = LeRobotDataset(config.data.root)
     if config.data.preload:
         side = config.model.vision.image_size
-        dataset.preload((side, side))
+        dataset.preload((side, side), config.data.resize)
     return dataset
 
 
@@ -220,7 +220,7 @@ def make_augment(config: TrainConfig) -> Augment | None:
 
 def start(config: TrainConfig, dataset: LeRobotDataset, device: torch.device) -> tuple[TrainState, Transform]:
     """A new run, or the one that is resumed. Raises ValueError when there is none, or one already."""
-    stats, found = compute_stats(dataset), checkpoints(config.output)
+    stats, found = training_stats(config, dataset), checkpoints(config.output)
     if config.resume:
         if not found:
             raise ValueError(f"{config.output} has no checkpoint to resume; leave resume out to start the run")

@@ -15,14 +15,18 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pizero.data.lerobot import LeRobotDataset
 from pizero.data.prompt import Tokenizer, train_tokenizer
-from pizero.data.stats import DatasetStats
-from pizero.data.transform import Transform, TransformConfig
+from pizero.data.stats import DatasetStats, compute_stats
+from pizero.data.transform import Transform, TransformConfig, refuse_constant
+from pizero.data.units import Units
 from pizero.embodiment import Embodiment
 from pizero.model.pi0 import Pi0
 from pizero.train.config import TrainConfig, config_from_json, config_to_json
@@ -35,12 +39,12 @@ from pizero.weights.checkpoint import (
     is_checkpoint,
     load_configs,
     load_tensors,
-    read_json,
     save_checkpoint,
     save_tensors,
 )
 from pizero.weights.json_config import from_json, to_json
 from pizero.weights.paligemma import load_paligemma
+from pizero.weights.source import read_json
 
 CONFIG, STATE = "train.json", "train_state"
 LAST = "last"
@@ -121,8 +125,8 @@ def load_init(model: Pi0, path: Path) -> None:
         return
     saved, _ = load_configs(path)
     differing = different_fields(
-        to_json(saved), to_json(model.config), frozenset({"horizon"})
-    )  # no weight depends on it
+        to_json(saved), to_json(model.config), frozenset({"horizon", "euler_grid"})
+    )  # no weight depends on them
     if differing:
         raise ValueError(f"init: {path} has other sizes: {'; '.join(differing)}; give model the sizes of init")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -154,11 +158,23 @@ def make_transform(
         state_dim=model.state_dim,
         action_dim=model.action_dim,
         horizon=model.horizon,
+        prompt_format=data.prompt_format,
+        resize=data.resize,
+        delta_actions=data.delta_actions,
     )
+    refuse_constant(transform_config, stats)
     transform = Transform(transform_config, stats, find_tokenizer(config, prompts))
     check_fit(model, transform, f"run {config.name}")
-    transform.tokenizer.encode_batch(prompts, data.prompt_length)  # now, not after the hours until its first batch
+    # now, not after the hours until the first batch with it; 1 is in bin 255, so that the state is at its longest
+    longest = np.ones((len(prompts), len(embodiment.state)))
+    transform.tokenizer.encode_batch(prompts, data.prompt_length, data.prompt_format, longest)
     return transform
+
+
+def training_stats(config: TrainConfig, dataset: LeRobotDataset) -> DatasetStats:
+    """The statistics that this run normalises with: of the relative actions, where it has some."""
+    units = Units.of(dataset.embodiment, "robot", config.data.delta_actions)
+    return compute_stats(dataset, units, config.model.horizon)
 
 
 def find_tokenizer(config: TrainConfig, prompts: tuple[str, ...]) -> Tokenizer:
@@ -172,10 +188,12 @@ def find_tokenizer(config: TrainConfig, prompts: tuple[str, ...]) -> Tokenizer:
         return Tokenizer(given)
     if config.init is None:
         return Tokenizer(train_tokenizer(prompts, config.model.vocab_size))
-    file = config.init / "tokenizer.model"
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; give the tokenizer of that PaliGemma with --data.tokenizer")
-    return Tokenizer(file)
+    for name in ("tokenizer.model", "tokenizer.json"):
+        if (config.init / name).is_file():
+            return Tokenizer(config.init / name)
+    raise ValueError(
+        f"{config.init / 'tokenizer.model'} does not exist; give the tokenizer of that PaliGemma with --data.tokenizer"
+    )
 
 
 def save_state(state: TrainState, transform: Transform) -> Path:
@@ -194,7 +212,8 @@ def save_state(state: TrainState, transform: Transform) -> Path:
         if state.ema is not None:
             save_tensors(inner / "weights.safetensors", state.parameters)
 
-    save_checkpoint(path, state.model.state_dict() | averages, state.model.config, transform, write_training)
+    weights = state.model.state_dict() | averages
+    save_checkpoint(path, partial(save_tensors, tensors=weights), state.model.config, transform, write_training)
     link = output / (LAST + ".part")
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)

@@ -3,7 +3,7 @@
     config.json         format, version, sizes of the model, and how frames become observations (with the embodiment)
     model.safetensors   the weights, by the parameter names of `Pi0`
     stats.json          statistics of the data it was trained on
-    tokenizer.model     the sentencepiece model of its prompts
+    tokenizer.model     the tokenizer of its prompts: a sentencepiece model, or tokenizer.json of Hugging Face
 
 A training run adds `train.json` and `train_state/` (`train/state.py`); a policy does not need them.
 """
@@ -26,14 +26,15 @@ from pizero.data.stats import DatasetStats
 from pizero.data.transform import Transform, TransformConfig
 from pizero.embodiment import Embodiment
 from pizero.model.config import Pi0Config
-from pizero.model.pi0 import Pi0
+from pizero.model.pi0 import Pi0, precision
 from pizero.weights.json_config import from_json, to_json
+from pizero.weights.source import MAX_NAMED, read_json
 
 FORMAT = "pizero"
-VERSION = 1
-CONFIG, WEIGHTS, STATS, TOKENIZER = "config.json", "model.safetensors", "stats.json", "tokenizer.model"
-MAX_NAMED = 20
-"""How many keys an error names."""
+VERSION = 2
+CONFIG, WEIGHTS, STATS = "config.json", "model.safetensors", "stats.json"
+TOKENIZERS = ("tokenizer.model", "tokenizer.json")
+"""A checkpoint has one of them."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    weights: Mapping[str, Tensor],
+    save_weights: Callable[[Path], None],
     model_config: Pi0Config,
     transform: Transform,
     write_more: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the folder `path`: aside, as `<path>.part`, then renamed, so that `path` is complete whenever it exists.
 
-    `write_more` is given the folder aside and adds files of its own. Raises ValueError when `path` exists.
+    `save_weights` is given the file of the weights, whose names are those of `Pi0`; `write_more` the folder aside, to
+    which it adds files of its own. Raises ValueError when `path` exists. What raises in between leaves nothing behind.
     """
     if path.exists():
         raise ValueError(f"{path} exists already; remove it or choose another folder")
@@ -63,26 +65,30 @@ def save_checkpoint(
     if aside.exists():  # left by a run that was killed
         shutil.rmtree(aside)
     aside.mkdir(parents=True)
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": to_json(model_config),
-        "transform": transform.config.to_json(),
-    }
-    (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    save_tensors(aside / WEIGHTS, weights)
-    transform.stats.save(aside / STATS)
-    (aside / TOKENIZER).write_bytes(transform.tokenizer.model_bytes)
-    if write_more is not None:
-        write_more(aside)
-    for file in aside.rglob("*"):
-        _flush(file)
+    try:
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": to_json(model_config),
+            "transform": transform.config.to_json(),
+        }
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        save_weights(aside / WEIGHTS)
+        transform.stats.save(aside / STATS)
+        (aside / transform.tokenizer.file_name).write_bytes(transform.tokenizer.model_bytes)
+        if write_more is not None:
+            write_more(aside)
+        for file in aside.rglob("*"):
+            _flush(file)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
     os.rename(aside, path)
     _flush(path.parent)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Checkpoint:
-    """The checkpoint in the folder `path`; weights in `dtype`, None keeps that of the file.
+    """The checkpoint in the folder `path`; weights in `dtype`, None: bfloat16 where all are, else float32.
 
     Raises ValueError, in one line that says what to do, when the folder, a file or a key is missing, when a file is
     truncated, was written by another version, or does not belong to the others.
@@ -92,9 +98,11 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", dtype: torch
         model = Pi0(model_config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     weights = load_tensors(path / WEIGHTS, shapes, device)
-    if dtype is not None:
-        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    model.load_state_dict(weights, assign=True)
+    if dtype is None:  # one type for all, since layers of different types cannot follow each other
+        whole = all(tensor.dtype is torch.bfloat16 for tensor in weights.values())
+        dtype = torch.bfloat16 if whole else torch.float32
+    cast = {name: tensor.to(precision(name, dtype)) for name, tensor in weights.items()}
+    model.load_state_dict(cast, assign=True)
     return Checkpoint(model.eval(), transform)
 
 
@@ -116,11 +124,16 @@ def load_configs(path: Path) -> tuple[Pi0Config, Transform]:
     try:
         transform_config = TransformConfig.from_json(config["transform"])
         stats = DatasetStats.load(path / STATS)
-        transform = Transform(transform_config, stats, Tokenizer(path / TOKENIZER))
+        transform = Transform(transform_config, stats, Tokenizer(find_tokenizer(path)))
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: {error}") from error
     check_fit(model_config, transform, str(path))
     return model_config, transform
+
+
+def find_tokenizer(path: Path) -> Path:
+    """The tokenizer's file in a checkpoint's folder; the first of those it can be when there is none."""
+    return next((path / name for name in TOKENIZERS if (path / name).is_file()), path / TOKENIZERS[0])
 
 
 def check_fit(model_config: Pi0Config, transform: Transform, place: str) -> None:
@@ -153,19 +166,6 @@ def check_embodiment(checkpoint: Embodiment, other: Embodiment) -> None:
 def is_checkpoint(path: Path) -> bool:
     """True for a folder whose config.json says that it is a checkpoint of ours, whatever else is wrong with it."""
     return (path / CONFIG).is_file() and read_json(path / CONFIG).get("format") == FORMAT
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError names a file that is missing or holds none."""
-    try:
-        data = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{file} does not exist; copy the whole checkpoint folder again") from None
-    except ValueError as error:  # covers bad UTF-8 too
-        raise ValueError(f"{file} is truncated or not JSON ({error}); copy the checkpoint again") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file} holds a {type(data).__name__}, expected an object; copy the checkpoint again")
-    return data
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -218,7 +218,7 @@ def _check_folder(path: Path) -> None:
 def _import_hint(config: dict[str, Any]) -> str:
     if config.get("model_type") == "paligemma":
         return "it is a PaliGemma, which a run can start from: pizero train PRESET --init FOLDER"
-    return "give a folder that `pizero train` wrote"
+    return "another program's checkpoint becomes one with `pizero import SRC DST`"
 
 
 def _flush(path: Path) -> None:

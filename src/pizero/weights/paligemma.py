@@ -1,23 +1,23 @@
 """PaliGemma's weights (Hugging Face safetensors) into pi0: vision tower, projector, token embedding and vlm expert."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
 
-from pizero.model.config import GemmaConfig, SiglipConfig
+from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
 from pizero.model.pi0 import Pi0
+from pizero.weights.facts import Facts
+from pizero.weights.openpi import SMALLEST_FULL_VOCABULARY
+from pizero.weights.recipe import Plan, Recipe, change, check, copy
+from pizero.weights.source import INDEX, SINGLE, SafetensorsSource, Source, find_files, read_json
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-MAX_NAMED = 20
-"""How many keys an error names."""
+NAME = "paligemma"
+PARTS = ("vision.", "projector.", "embed_tokens.", "vlm.")
+"""What a PaliGemma holds of a pi0."""
 
 RENAMES = (
     (r"^model\.", ""),
@@ -39,41 +39,6 @@ UNUSED = (
 )
 """Tensors that may be in a file and are not needed, by their name after `RENAMES`."""
 
-LAYOUTS = {
-    "PaliGemma as on the hub (transformers before 4.52)": ("language_model.model.", "vision_tower.vision_model."),
-    "PaliGemma saved by transformers 5.23": (
-        "language_model.model.",
-        "vision_tower.embeddings.",
-        "vision_tower.encoder.",
-    ),
-    "PaliGemma saved by transformers 5.5": (
-        "model.language_model.model.",
-        "model.vision_tower.",
-        "model.multi_modal_projector.",
-    ),
-    "PaliGemma in the memory of transformers 4.52 and later": (
-        "model.language_model.layers.",
-        "model.vision_tower.",
-        "model.multi_modal_projector.",
-    ),
-    "a pi0 policy of openpi or lerobot": ("paligemma_with_expert.", "model.paligemma_with_expert."),
-    "a pi0 policy of open-pi-zero": ("joint_model.", "vision_tower.", "action_encoder."),
-    "a pi0 policy of transformers": ("model.vlm.", "model.dit.", "embed_action_time."),
-    "a checkpoint of pizero": ("vision.layers.", "vlm.layers.", "action.layers.", "heads."),
-    "Gemma without a vision tower": ("model.layers.", "model.embed_tokens.", "model.norm."),
-    "SigLIP without a language model": ("vision_model.", "text_model."),
-}
-"""Layouts that a safetensors file may have, by how its keys start; only to say what a file looks like."""
-
-
-class Entry(NamedTuple):
-    """Where a tensor is on disk, and what it is."""
-
-    file: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-
 
 def load_paligemma(model: Pi0, path: Path) -> None:
     """Copy a PaliGemma into `model`, in place; the action expert and the heads keep what they have.
@@ -83,20 +48,80 @@ def load_paligemma(model: Pi0, path: Path) -> None:
     embedding the first `model.config.vocab_size` rows are taken. Nothing is changed when ValueError is raised: a file
     is missing or broken, or a key is missing, unexpected or of another shape.
     """
-    target = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if name.startswith(("vision.", "projector.", "embed_tokens.", "vlm."))
-    }
+    target = {name: parameter for name, parameter in model.named_parameters() if name.startswith(PARTS)}
     assert not any(parameter.is_meta for parameter in target.values()), "materialise the model before loading into it"
-    entries = find_entries(path)
-    source = match(entries, target, path)
+    source = SafetensorsSource(path, find_files(path))
+    recipes = paligemma_recipes(source, {name: tuple(parameter.shape) for name, parameter in target.items()})
+    check(source, recipes, unused_keys(source))
     with torch.no_grad():
-        for file in sorted({entry.file for entry in source.values()}):
-            with open_tensors(file) as tensors:
-                for name, entry in source.items():
-                    if entry.file == file:  # rows beyond the model's vocabulary stay on disk
-                        target[name].copy_(tensors.get_slice(entry.key)[: target[name].shape[0]])
+        for name, parameter in target.items():
+            parameter.copy_(recipes[name].make(source))
+
+
+def open_source(path: Path) -> Source | None:
+    """The tensors at `path`; None when they are no PaliGemma's. Raises ValueError when a file is broken."""
+    if path.is_dir() and not ((path / SINGLE).is_file() or (path / INDEX).is_file()):
+        return None
+    if path.is_file() and path.suffix != ".safetensors":
+        return None
+    source = SafetensorsSource(path, find_files(path))
+    names = {rename(key) for key in source.tensors}
+    ours = sum(name.startswith(("vision.layers.", "vlm.layers.", "projector.")) for name in names)
+    starts = ("language_model.", "model.language_model.")
+    text = any(key.startswith(starts) for key in source.tensors)
+    return source if text and 2 * ours > len(names) else None
+
+
+def facts(path: Path, source: Source) -> Facts:
+    """A PaliGemma says nothing of robots."""
+    return Facts()
+
+
+def needs(source: Source, facts: Facts) -> dict[str, str]:
+    """What must be known for a plan, and why."""
+    return {
+        "fresh_expert": "the seed of an action expert of random weights: a PaliGemma has none, it is where training "
+        "starts; `pizero train PRESET --init FOLDER` takes it as it is",
+        "horizon": "a PaliGemma gives no actions",
+    }
+
+
+def plan(source: Source, facts: Facts) -> Plan:
+    """How a model of ours is made of a PaliGemma: the released action expert beside it, with fresh weights."""
+    assert facts.horizon is not None
+    assert facts.fresh_expert is not None
+    config = fresh_config(source.path, facts.horizon)
+    with torch.device("meta"):
+        shapes = {name: tuple(x.shape) for name, x in Pi0(config).state_dict().items()}
+    theirs = {name: shape for name, shape in shapes.items() if name.startswith(PARTS)}
+    recipes = paligemma_recipes(source, theirs)
+    fresh = fresh_weights(config, facts.fresh_expert)
+    for name in set(shapes) - set(theirs):
+        recipes[name] = _given(fresh[name])
+    return Plan(config, {name: recipes[name] for name in shapes}, unused_keys(source))
+
+
+def fresh_config(path: Path, horizon: int) -> Pi0Config:
+    """The sizes of a PaliGemma's folder, with an action expert half as wide as released ones are to Gemma's."""
+    vision, vlm, rows = paligemma_config(path if path.is_dir() else path.parent)
+    action = replace(vlm, width=vlm.width // 2, mlp_dim=vlm.mlp_dim // 4)
+    vocab_size = min(rows, SMALLEST_FULL_VOCABULARY)
+    return Pi0Config(vision=vision, vlm=vlm, action=action, vocab_size=vocab_size, horizon=horizon)
+
+
+def fresh_weights(config: Pi0Config, seed: int) -> dict[str, torch.Tensor]:
+    """Weights of a new action expert and its heads, float32."""
+    smallest = replace(config, vlm=replace(config.vlm, width=8, mlp_dim=8), vision=SMALLEST_VISION, vocab_size=8)
+    model = Pi0(smallest).init_weights(torch.Generator().manual_seed(seed))
+    return {name: x.detach() for name, x in model.state_dict().items() if not name.startswith(PARTS)}
+
+
+def _given(tensor: torch.Tensor) -> Recipe:
+    return Recipe({}, lambda _: tensor, torch.float32)
+
+
+SMALLEST_VISION = SiglipConfig(width=8, depth=1, mlp_dim=8, num_heads=1, image_size=14, patch_size=14)
+"""Stands for the vision tower where only the action expert is wanted."""
 
 
 def paligemma_config(path: Path) -> tuple[SiglipConfig, GemmaConfig, int]:
@@ -148,61 +173,6 @@ def paligemma_config(path: Path) -> tuple[SiglipConfig, GemmaConfig, int]:
     return siglip, gemma, size("text_config", text, "vocab_size")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError names a file that holds none."""
-    try:
-        data = json.loads(file.read_text())
-    except ValueError as error:  # covers bad UTF-8 too
-        raise ValueError(f"{file} is not valid JSON ({error}); copy or download it again") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file} holds a {type(data).__name__}, expected an object")
-    return data
-
-
-@contextmanager
-def open_tensors(file: Path) -> Iterator[Any]:
-    """A safetensors file, read lazily; ValueError names one that is broken."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or no safetensors file ({error}); copy or download it again") from error
-
-
-def find_files(path: Path) -> list[Path]:
-    """The safetensors files that hold the weights at `path`."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ValueError(f"{path} does not exist; give a PaliGemma folder of Hugging Face or one safetensors file")
-    if (path / SINGLE).is_file():
-        return [path / SINGLE]
-    if not (path / INDEX).is_file():
-        found = ", ".join(sorted(file.name for file in path.iterdir())[:MAX_NAMED]) or "nothing"
-        raise ValueError(f"{path} has neither {SINGLE} nor {INDEX}; it holds: {found}")
-    shards = read_json(path / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ValueError(f"{path / INDEX} has no weight_map; copy or download it again")
-    files = [path / name for name in sorted(set(shards.values()))]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise ValueError(
-            f"{path} lacks {len(absent)} of {len(files)} shards: {', '.join(absent[:MAX_NAMED])}; download them too"
-        )
-    return files
-
-
-def find_entries(path: Path) -> list[Entry]:
-    """Every tensor at `path`; nothing but headers is read."""
-    entries = []
-    for file in find_files(path):
-        with open_tensors(file) as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (not a dict)
-                part = tensors.get_slice(key)
-                entries.append(Entry(file, key, tuple(part.get_shape()), part.get_dtype()))
-    return entries
-
-
 def rename(key: str) -> str:
     """The parameter of `Pi0` that a key on disk stands for; something else when it stands for none."""
     for pattern, replacement in RENAMES:
@@ -210,41 +180,25 @@ def rename(key: str) -> str:
     return key
 
 
-def match(entries: list[Entry], target: Mapping[str, nn.Parameter], path: Path) -> dict[str, Entry]:
-    """The tensor on disk for each parameter; ValueError names all that does not fit."""
-    source: dict[str, Entry] = {}
-    problems = []
-    for entry in entries:
-        name = rename(entry.key)
-        if name in source:
-            problems.append(f"twice: {entry.key} and {source[name].key}")
-        source[name] = entry
-    if "embed_tokens.weight" not in source and "lm_head.weight" in source:  # tied, and saved under the other name
-        source["embed_tokens.weight"] = source["lm_head.weight"]
-    problems += [f"missing: {name}" for name in target if name not in source]
-    for name, entry in source.items():
-        if name not in target:
-            if not any(re.fullmatch(pattern, name) for pattern in UNUSED):
-                problems.append(f"unexpected: {entry.key}")
-            continue
-        shape = tuple(target[name].shape)
-        if not (fits := entry.shape == shape) and name == "embed_tokens.weight":
-            fits = entry.shape[1:] == shape[1:] and entry.shape[0] > shape[0]
-        if not fits:
-            problems.append(f"mis-shaped: {entry.key} is {entry.shape}, the model needs {shape}")
-        elif entry.dtype not in ("F64", "F32", "F16", "BF16"):
-            problems.append(f"not floating point: {entry.key} is {entry.dtype}")
-    if problems:
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-        raise ValueError(
-            f"{path} does not fit the model: {'; '.join(problems[:MAX_NAMED])}{more}. "
-            f"Its keys look like {nearest_layout([entry.key for entry in entries])}"
-        )
-    return {name: source[name] for name in target}
+def paligemma_recipes(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Recipe]:
+    """How each parameter of ours is made; of the token embedding the first rows. A key that comes twice is an error."""
+    keys: dict[str, str] = {}
+    for key in source.tensors:
+        name = rename(key)
+        if name in keys:
+            raise ValueError(f"{source.path} does not fit the model: twice: {key} and {keys[name]}")
+        keys[name] = key
+    if "embed_tokens.weight" not in keys and "lm_head.weight" in keys:  # tied, and saved under the other name
+        keys["embed_tokens.weight"] = keys["lm_head.weight"]
+    recipes = {name: copy(keys.get(name, name), shape) for name, shape in shapes.items()}
+    key, (rows, width) = keys.get("embed_tokens.weight", ""), shapes["embed_tokens.weight"]
+    if key and source.tensors[key].shape[0] > rows:
+        whole = copy(key, (source.tensors[key].shape[0], width))
+        recipes["embed_tokens.weight"] = change(whole, lambda table: table[:rows])
+    return recipes
 
 
-def nearest_layout(keys: list[str]) -> str:
-    """The known layout to which most keys belong."""
-    scores = {layout: sum(key.startswith(starts) for key in keys) for layout, starts in LAYOUTS.items()}
-    best = max(scores, key=lambda layout: scores[layout])
-    return best if scores[best] else f"no layout known here; known are: {', '.join(LAYOUTS)}"
+def unused_keys(source: Source) -> tuple[str, ...]:
+    """Patterns of the keys of this source that are not needed."""
+    needless = (key for key in source.tensors if any(re.fullmatch(pattern, rename(key)) for pattern in UNUSED))
+    return tuple(re.escape(key) for key in needless)

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from pizero.data.images import resize_with_pad, to_model
+from pizero.data.images import blank, check_resize, lanczos_matrix, resize, resize_with_pad, to_model
 
 
 def test_a_wide_picture_is_centred_between_black_bars() -> None:
@@ -32,3 +33,58 @@ def test_model_pictures_have_channels_first_and_openpis_values() -> None:
     assert torch.equal(values, expected)
     assert values[0, :2, 0, 0].tolist() == [-1, 1]
     assert abs(values[0, 2, 0, 0].item() + 0.6) < 1e-6
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_squashing_fills_the_square_and_loses_the_shape() -> None:
+    halves = np.zeros((40, 80, 3), np.uint8)
+    halves[:, 40:] = 200
+    squashed = resize(halves, (20, 20), "squash")
+    assert squashed.dtype == np.uint8
+    assert (squashed[:, :6] == 0).all()
+    assert (squashed[:, 14:] == 200).all()
+    assert resize(halves, (40, 80), "squash") is halves
+
+
+@pytest.mark.parametrize(("length", "resized"), [(31, 77), (640, 224), (5, 224), (224, 5)])
+def test_a_lanczos_kernel_has_eight_taps_that_sum_to_one(length: int, resized: int) -> None:
+    matrix = lanczos_matrix(length, resized)
+    assert ((matrix != 0).sum(1) <= 8).all()
+    assert np.abs(matrix.sum(1) - 2048).max() <= 4  # each rounded by itself, as OpenCV does
+
+
+def test_lerobots_pictures_are_not_rounded_and_padded_with_black() -> None:
+    image = picture(9, 20)
+    resized = resize(image, (10, 10), "lerobot")
+    assert resized.dtype == np.float32
+    assert (resized[:3] == 0).all()  # of 6 rows of padding, 3 above; 4 rows of picture
+    assert (resized[7:] == 0).all()
+    assert resized[3:7].min() > 0
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255, (4, 10), mode="bilinear"
+    )
+    np.testing.assert_array_equal(resized[3:7], expected[0].permute(1, 2, 0))
+    model = to_model(resized)
+    assert torch.equal(model[:, 0], torch.full((3, 10), -1.0))
+    np.testing.assert_array_equal(model.permute(1, 2, 0), resized * 2 - 1)
+
+
+def test_of_an_odd_margin_lerobot_puts_the_larger_half_below() -> None:
+    rows = (resize(np.full((3, 10, 3), 255, np.uint8), (10, 10), "lerobot") > 0).any((1, 2))
+    assert rows.tolist() == [False] * 3 + [True] * 3 + [False] * 4
+
+
+def test_a_picture_of_the_right_size_is_the_same_for_every_family() -> None:
+    image = picture(12, 12)
+    as_pad = to_model(resize(image, (12, 12), "pad"))
+    for how in ("squash", "lerobot"):
+        assert torch.equal(to_model(resize(image, (12, 12), how)), as_pad)
+        assert (to_model(blank((2, 3, 3), how)) == -1).all()
+
+
+def test_an_unknown_way_of_resizing_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"resize 'stretch' is unknown; choose one of \('pad', 'squash', 'lerobot'\)"):
+        check_resize("stretch")

@@ -354,3 +354,8 @@ def test_the_older_format_is_read_alike(root: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.state, new.state)
     assert [dataset.prompt(i) for i in range(16)] == [new.prompt(i) for i in range(16)]
     assert [(e.start, e.length) for e in dataset.episodes] == [(e.start, e.length) for e in new.episodes]
+
+
+def test_a_robot_of_unknown_rate_cannot_be_recorded(robot: Embodiment, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="control rate of toy is not known"):
+        LeRobotWriter(tmp_path / "data", replace(robot, control_rate_hz=None), SIZES)

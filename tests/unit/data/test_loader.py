@@ -1,6 +1,7 @@
 import gc
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.loader import Augment, Batches
+from pizero.data.stats import compute_stats
 from pizero.data.transform import Transform
 
 
@@ -28,12 +30,15 @@ def take(dataset, transform, count: int, **arguments) -> list:
 
 
 @pytest.mark.parametrize("preload", [None, "as recorded", "model size"])
+@pytest.mark.parametrize("how", ["pad", "squash", "lerobot"])
 def test_a_batch_is_the_observation_of_its_frames_bit_for_bit(
-    dataset: LeRobotDataset, transform: Transform, root: Path, preload: str | None
+    dataset: LeRobotDataset, transform: Transform, root: Path, preload: str | None, how: str
 ) -> None:
     reference = LeRobotDataset(root)
+    config = replace(transform.config, resize=how, delta_actions=("dx",), normalization="z-score")
+    transform = Transform(config, compute_stats(dataset, config.units, 3), transform.tokenizer)
     if preload:
-        dataset.preload((24, 24) if preload == "model size" else None)
+        dataset.preload((24, 24) if preload == "model size" else None, how)
     with Batches(dataset, transform, batch_size=6, seed=3) as batches:
         for step in range(6):
             observation, actions = next(batches)
@@ -41,7 +46,7 @@ def test_a_batch_is_the_observation_of_its_frames_bit_for_bit(
             frames = [reference.frame(int(i)) for i in indices]
             chunks = [reference.chunk(int(i), 3) for i in indices]
             values, real = np.stack([c[0] for c in chunks]), np.stack([c[1] for c in chunks])
-            expected = transform.observation(frames), transform.actions(values, real)
+            expected = transform.observation(frames), transform.actions(values, real, dataset.state[indices])
             assert equal((observation, actions), expected), step
 
 
@@ -170,3 +175,20 @@ def test_an_error_in_the_thread_reaches_the_training_loop(dataset, transform, ro
     with pytest.raises(ValueError, match="is nan, must be finite"):
         next(batches)
     assert threads() == before
+
+
+def test_pictures_preloaded_in_another_way_are_refused(dataset: LeRobotDataset, transform: Transform) -> None:
+    dataset.preload((24, 24), "squash")
+    with pytest.raises(ValueError, match="preloaded as 'squash', the model takes 'pad'"):
+        Batches(dataset, transform, batch_size=2, seed=0)
+
+
+def test_pictures_that_are_not_rounded_are_changed_as_the_rounded_ones() -> None:
+    rounded = np.random.default_rng(0).integers(0, 256, (6, 2, 9, 8, 3), dtype=np.uint8)
+    augment = Augment(shift_pixels=2, brightness=0.3, contrast=0.4)
+    expected = augment(rounded, np.random.default_rng(1))
+    changed = augment(rounded.astype(np.float32) / 255, np.random.default_rng(1))
+    assert changed.dtype == np.float32
+    np.testing.assert_allclose(changed * 255, expected, atol=0.51)
+    assert changed.min() >= 0
+    assert changed.max() <= 1

@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 
-from pizero.data.prompt import Tokenizer, clean, train_tokenizer
+from pizero.data.prompt import Tokenizer, check_format, clean, pieces, state_bins, train_tokenizer
 
 PROMPTS = ["open the drawer", "close the window", "push the puck to the goal"]
 
@@ -87,3 +90,99 @@ def test_what_is_no_tokenizer_is_refused_with_its_name(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "bad.model")
     with pytest.raises(ValueError, match="not a sentencepiece model"):
         Tokenizer(b"")
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "expected"),
+    [
+        ("pi0", ("open the drawer", "\n")),
+        ("lerobot-pi0", (" open_the drawer\n",)),
+        ("open-pi-zero", (" open_the drawer\n\n",)),
+        ("pi05", ("Task: open the drawer, State: 0 255;\nAction: ",)),
+        ("pi05-stateless", ("Task: open the drawer;\nAction: ",)),
+    ],
+)
+def test_each_family_writes_a_prompt_in_its_own_way(tokenizer: Tokenizer, prompt_format: str, expected: tuple) -> None:
+    state = np.array([-1.0, 1.0])
+    assert pieces(" open_the drawer\n", prompt_format, state) == expected
+    ids = tokenizer.encode(" open_the drawer\n", prompt_format, state)
+    assert ids[0] == 2
+    assert tokenizer.decode(ids) == "".join(expected)
+
+
+def test_state_bins_are_below_from_and_beyond() -> None:
+    edge = np.float32(0.99)
+    state = np.array([-1.5, np.nextafter(-1, -2), -1, -0.9921875, 0, 0.9921874, 0.9921875, 1, 7])
+    assert state_bins(state).tolist() == [-1, -1, 0, 1, 128, 254, 255, 255, 255]
+    assert state_bins(np.array([edge, -edge], np.float32)).tolist() == [254, 1]
+
+
+def test_the_states_of_a_batch_are_each_in_their_own_prompt(tokenizer: Tokenizer) -> None:
+    states = np.array([[0.0, 1.0], [-1.0, 0.5]])
+    ids, mask = tokenizer.encode_batch(["close it"] * 2, 60, "pi05", states)
+    for row, text in enumerate(("128 255", "0 192")):
+        assert tokenizer.decode(ids[row][mask[row]].tolist()) == f"Task: close it, State: {text};\nAction: "
+    with pytest.raises(ValueError, match="tokens, prompt_length is 20"):
+        tokenizer.encode_batch(["close it"] * 2, 20, "pi05", states)
+    with pytest.raises(ValueError, match="writes the state into the prompt, but none was given"):
+        tokenizer.encode_batch(["close it"], 60, "pi05")
+
+
+def test_an_unknown_format_is_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        ValueError, match=r"prompt_format 'pi5' is unknown; choose one of \('pi0', .*'pi05-stateless'\)"
+    ):
+        check_format("pi5")
+
+
+def hugging_face(bos_in_front: bool, **more: object) -> dict:
+    """A tokenizer.json with one token for each letter; <image>, far above, is for no embedding."""
+    special = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
+    letters = {letter: 4 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz \n<>")}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(special | letters, [], unk_token="<unk>"))
+    model.add_special_tokens([*special, "<image>"])
+    if bos_in_front:
+        model.post_processor = tokenizers.processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 2)])
+    model.enable_truncation(3)
+    model.enable_padding(length=9)
+    return json.loads(model.to_str()) | more
+
+
+@pytest.mark.parametrize("bos_in_front", [True, False])
+def test_a_tokenizer_json_begins_a_prompt_with_one_bos_whatever_it_says_itself(bos_in_front: bool) -> None:
+    data = json.dumps(hugging_face(bos_in_front)).encode()
+    tokenizer = Tokenizer(data)
+    assert tokenizer.encode("ab_a") == [2, 4, 5, 30, 4, 31]
+    assert tokenizer.encode("ab", "lerobot-pi0") == [2, 4, 5, 31]
+    assert tokenizer.decode([2, 4, 5, 31]).replace(" ", "") == "ab\n"
+    assert tokenizer.vocab_size == 34  # ids of text, not <image>, which is 34
+    assert (tokenizer.file_name, tokenizer.model_bytes) == ("tokenizer.json", data)
+
+
+def test_a_special_token_in_an_instruction_is_text() -> None:
+    ids = Tokenizer(json.dumps(hugging_face(True)).encode()).encode("a<image>")
+    assert max(ids) < 34
+    assert len(ids) == 1 + len("a<image>") + 1
+
+
+def test_a_json_that_is_no_tokenizer_for_pi0_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"version": "1.0"}')
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer\.json of Hugging Face"):
+        Tokenizer(path)
+    data = hugging_face(False)
+    text = json.dumps(data).replace("<bos>", "<bot>")
+    with pytest.raises(ValueError, match="has no token <bos>"):
+        Tokenizer(text.encode())
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<eos>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}},
+    }
+    with pytest.raises(ValueError, match=r"adds the tokens \[1\] to a text; a pi0 prompt takes <bos> = 2 in front"):
+        Tokenizer(json.dumps(data | {"post_processor": template}).encode())
+
+
+def test_a_sentencepiece_model_is_saved_as_tokenizer_model(tokenizer: Tokenizer) -> None:
+    assert tokenizer.file_name == "tokenizer.model"

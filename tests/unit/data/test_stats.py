@@ -6,6 +6,7 @@ import pytest
 
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.stats import DatasetStats, Stats, compute_stats
+from pizero.data.units import Units
 
 
 def test_statistics_of_zero_to_a_hundred_are_known() -> None:
@@ -61,3 +62,28 @@ def test_a_file_that_is_no_statistics_is_refused_with_its_name(dataset: LeRobotD
 def test_no_frames_have_no_statistics() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Stats.of(np.zeros((0, 3), np.float32))
+
+
+def test_what_a_source_does_not_tell_stays_absent_through_json() -> None:
+    stats = Stats(np.zeros(2), np.ones(2), None, None, np.full(2, -1.0), None, None)
+    again = Stats.from_json(json.loads(json.dumps(stats.to_json())))
+    assert again.to_json() == stats.to_json()
+    assert (again.min, again.max, again.q99, again.count) == (None,) * 4
+    np.testing.assert_array_equal(again.q01, [-1, -1])
+    with pytest.raises(ValueError, match="stats have no std"):
+        Stats.from_json(stats.to_json() | {"std": None})
+
+
+def test_statistics_of_relative_actions_are_those_of_every_real_step_of_every_chunk(dataset: LeRobotDataset) -> None:
+    rows = [
+        dataset.actions[i + step] - np.array([0, dataset.state[i, 1]], np.float32)
+        for episode in dataset.episodes
+        for i in range(episode.start, episode.start + episode.length)
+        for step in range(3)
+        if i + step < episode.start + episode.length
+    ]
+    expected, stats = Stats.of(np.stack(rows)), compute_stats(dataset, Units(delta=(1,)), horizon=3)
+    assert stats.actions.count == len(rows) == 39
+    for name in ("mean", "std", "min", "max", "q01", "q99"):
+        np.testing.assert_allclose(vars(stats.actions)[name], vars(expected)[name], rtol=1e-12, atol=1e-15)
+    assert stats.state.to_json() == compute_stats(dataset).state.to_json()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pizero.model.config import GemmaConfig
-from pizero.model.gemma import Cache, FeedForward, Gemma, RMSNorm, attend, rotary_table, rotate
+from pizero.model.gemma import Cache, FeedForward, Gemma, attend, rotary_table, rotate
+from pizero.model.norm import RMSNorm
 
 CONFIG = GemmaConfig(width=32, depth=2, mlp_dim=40, num_heads=4, num_kv_heads=2, head_dim=12)
 
@@ -26,18 +27,19 @@ def test_rms_norm_scales_by_one_plus_weight(randomise):
     norm = RMSNorm(32)
     x = 3 * normal(2, 5, 32)
     rms = x.double().square().mean(-1, keepdim=True).add(1e-6).sqrt()
-    torch.testing.assert_close(norm(x).double(), x / rms, atol=1e-6, rtol=1e-6)  # fresh weights are zero
+    torch.testing.assert_close(norm(x)[0].double(), x / rms, atol=1e-6, rtol=1e-6)  # fresh weights are zero
     randomise(norm)
-    torch.testing.assert_close(norm(x).double(), x / rms * (1 + norm.weight.double()), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(norm(x)[0].double(), x / rms * (1 + norm.weight.double()), atol=1e-6, rtol=1e-6)
 
 
 def test_rms_norm_of_bfloat16_is_rounded_once_at_the_end(randomise):
     norm = RMSNorm(32)
     randomise(norm)
     x = normal(2, 5, 32).bfloat16()
-    y = norm(x)
+    y, gate = norm(x)
+    assert gate is None
     assert y.dtype == torch.bfloat16
-    assert torch.equal(y, norm(x.float()).bfloat16())
+    assert torch.equal(y, norm(x.float())[0].bfloat16())
 
 
 def test_rotary_embedding_turns_pairs_of_the_two_halves_as_complex_numbers():

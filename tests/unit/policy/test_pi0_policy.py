@@ -124,3 +124,27 @@ def test_an_executor_cannot_execute_more_than_a_chunk_or_nothing():
     executor = ChunkExecutor(CountingPolicy(), 2)
     with pytest.raises(ValueError, match="give a frame"):
         executor.act(None)
+
+
+def test_relative_actions_are_added_to_the_state_that_each_frame_saw(checkpoint):
+    config = replace(checkpoint.transform.config, delta_actions=("dy",), normalization="z-score")
+    free = replace(ROBOT, action_low=(), action_high=(), control_rate_hz=None)
+    parts = (checkpoint.transform.stats, checkpoint.transform.tokenizer)
+    noise = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
+    frames = [make_frame(1), make_frame(2)]
+    absolute, relative = (
+        Pi0Policy(
+            Checkpoint(checkpoint.model, Transform(replace(config, embodiment=free, delta_actions=names), *parts))
+        )
+        for names in ((), ("dy",))
+    )
+    for frame in frames:
+        added = relative.act(frame, noise) - absolute.act(frame, noise)
+        np.testing.assert_allclose(added, np.tile([0, frame.state[1]], (3, 1)), atol=1e-6)
+    added = relative.act_batch(frames, [1, 2]) - absolute.act_batch(frames, [1, 2])
+    np.testing.assert_allclose(added[..., 1], [[frame.state[1]] * 3 for frame in frames], atol=1e-6)
+
+
+def test_the_mean_action_of_a_robot_with_unknown_bounds_is_not_clipped():
+    free = replace(ROBOT, action_low=(), action_high=())
+    assert MeanActionPolicy(free, np.array([0.5, 3.0]), 1).act(make_frame(1)).tolist() == [[0.5, 3.0]]

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from pizero import flow
-from pizero.data import loader, normalize
+from pizero.data import images, loader, normalize, prompt
 from pizero.train import config as module
 from pizero.train.config import (
     AugmentConfig,
@@ -25,7 +25,9 @@ RUN = TrainConfig(name="run", output=Path("out"))
 def test_json_gives_the_equal_config_back() -> None:
     config = replace(
         RUN,
-        data=DataConfig(root=Path("data"), raw_actions=("grip",), augment=AugmentConfig(3, 0.1, 0.2)),
+        data=DataConfig(
+            root=Path("data"), raw_actions=("grip",), augment=AugmentConfig(3, 0.1, 0.2), delta_actions=("x", "y")
+        ),
         optim=OptimConfig(clip_norm=None, ema_decay=None, betas=(0.8, 0.9)),
         init=Path("weights"),
         max_seconds=30.0,
@@ -82,6 +84,8 @@ def test_an_optimiser_that_makes_no_sense_is_refused(changes: dict, message: str
 def test_what_is_repeated_here_to_keep_torch_out_is_the_same_there() -> None:
     assert get_args(module.TimeDistribution) == get_args(flow.TimeDistribution)
     assert get_args(module.Normalization) == get_args(normalize.Normalization)
+    assert get_args(module.PromptFormat) == get_args(prompt.PromptFormat)
+    assert get_args(module.Resize) == get_args(images.Resize)
     assert RUN.sigma_min == flow.SIGMA_MIN
     assert vars(AugmentConfig()).keys() == vars(loader.Augment()).keys()
 

@@ -24,12 +24,14 @@ from pizero.train.state import (
     load_state,
     make_model,
     make_state,
+    make_transform,
     save_state,
 )
 from pizero.types import Actions, Observation
 from pizero.weights.checkpoint import load_checkpoint
 
 CPU = torch.device("cpu")
+CASE = Path(__file__).parents[2] / "parity" / "golden" / "lerobot_pi0_base" / "tokenizer"
 Make = Callable[[TrainConfig], TrainState]
 Batch = tuple[Observation, Actions]
 
@@ -243,9 +245,37 @@ def test_the_tokenizer_belongs_to_the_embeddings(config: TrainConfig, saved: Pat
     assert find_tokenizer(replace(config, init=paligemma), prompts).model_bytes == tiny
     given = DataConfig(tokenizer=paligemma / "tokenizer.model")
     assert find_tokenizer(replace(config, data=given), prompts).model_bytes == tiny
+    json_file = CASE / "tokenizer.json"
+    (paligemma / "tokenizer.model").unlink()
+    (paligemma / "tokenizer.json").write_bytes(json_file.read_bytes())
+    assert find_tokenizer(replace(config, init=paligemma), prompts).file_name == "tokenizer.json"
+    given = DataConfig(tokenizer=json_file)
+    assert find_tokenizer(replace(config, data=given), prompts).file_name == "tokenizer.json"
     with pytest.raises(ValueError, match=r"data\.tokenizer has no effect: the checkpoint .* brings its own"):
         find_tokenizer(replace(config, data=given, init=saved), prompts)
 
 
 def test_the_config_of_the_run_is_written_beside_the_checkpoint(config: TrainConfig, saved: Path) -> None:
     assert json.loads((saved / "train.json").read_text())["optim"]["lr"] == config.optim.lr
+
+
+def test_the_transform_of_a_run_is_that_of_its_config(
+    config: TrainConfig, robot: Embodiment, stats: DatasetStats
+) -> None:
+    data = DataConfig(
+        normalization="quantile", delta_actions=("dy",), prompt_format="pi05", prompt_length=60, resize="lerobot"
+    )
+    made = make_transform(replace(config, data=data), robot, stats, ("open it",)).config
+    assert (made.delta_actions, made.prompt_format, made.resize) == (("dy",), "pi05", "lerobot")
+    with pytest.raises(ValueError, match=r"State: 255 255 255;.* prompt_length is 30"):
+        make_transform(replace(config, data=replace(data, prompt_length=30)), robot, stats, ("open it",))
+
+
+def test_a_dimension_without_spread_is_not_trained(config: TrainConfig, robot: Embodiment, stats: DatasetStats) -> None:
+    q99 = stats.actions.q99.copy()
+    q99[3] = stats.actions.q01[3]
+    constant = DatasetStats(stats.state, replace(stats.actions, q99=q99))
+    with pytest.raises(ValueError, match="'grip' has no spread"):
+        make_transform(config, robot, constant, ("open it",))
+    data = replace(config.data, raw_actions=("grip",))
+    make_transform(replace(config, data=data), robot, constant, ("open it",))

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from pizero.weights.checkpoint import (
     load_checkpoint,
     load_configs,
     save_checkpoint,
+    save_tensors,
 )
 
 ROBOT = Embodiment(
@@ -65,7 +67,7 @@ def model(config: Pi0Config, randomise: Callable[..., None]) -> Pi0:
 @pytest.fixture
 def folder(tmp_path: Path, model: Pi0, config: Pi0Config, transform: Transform) -> Path:
     path = tmp_path / "run" / "step-000007"
-    save_checkpoint(path, model.state_dict(), config, transform)
+    save_checkpoint(path, partial(save_tensors, tensors=model.state_dict()), config, transform)
     return path
 
 
@@ -91,7 +93,7 @@ def test_a_checkpoint_alone_gives_the_same_actions_as_what_was_saved(
 
     def act(network: Pi0, units: Transform) -> np.ndarray:
         actions = network.sample(units.observation([frame]), noise=noise, action_mask=units.action_mask)
-        return units.invert_actions(actions)
+        return units.invert_actions(actions, frame.state[None])
 
     assert np.array_equal(act(loaded.model, loaded.transform), act(model, transform))
     assert loaded.transform.config == transform.config
@@ -108,7 +110,9 @@ def test_weights_lie_where_torch_would_put_them(folder: Path) -> None:
 
 def test_weights_come_in_the_dtype_that_is_asked_for(folder: Path, model: Pi0) -> None:
     loaded = load_checkpoint(folder, dtype=torch.bfloat16)
-    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+    rounded = {name.split(".")[0]: p.dtype for name, p in loaded.model.named_parameters()}
+    assert rounded.pop("heads") == torch.float32
+    assert set(rounded.values()) == {torch.bfloat16}
     assert torch.equal(loaded.model.embed_tokens.weight, model.embed_tokens.weight.to(torch.bfloat16))
 
 
@@ -128,16 +132,19 @@ def test_nothing_has_the_name_of_a_checkpoint_before_it_is_complete(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(path, model.state_dict(), config, transform, die)
-    assert not path.exists()
-    save_checkpoint(path, model.state_dict(), config, transform)  # over what was left aside
+        save_checkpoint(path, partial(save_tensors, tensors=model.state_dict()), config, transform, die)
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "step-000001.part").mkdir()  # left by a run that was killed
+    save_checkpoint(
+        path, partial(save_tensors, tensors=model.state_dict()), config, transform
+    )  # over what was left aside
     assert load_checkpoint(path)
     assert [file.name for file in tmp_path.iterdir()] == ["step-000001"]
 
 
 def test_a_checkpoint_is_never_overwritten(folder: Path, model: Pi0, config: Pi0Config, transform: Transform) -> None:
     with pytest.raises(ValueError, match=r"step-000007 exists already; remove it or choose another folder"):
-        save_checkpoint(folder, model.state_dict(), config, transform)
+        save_checkpoint(folder, partial(save_tensors, tensors=model.state_dict()), config, transform)
 
 
 def test_missing_unexpected_and_mis_shaped_keys_are_named(folder: Path) -> None:
@@ -179,10 +186,13 @@ def test_no_more_than_twenty_keys_are_named(folder: Path) -> None:
             r"model\.safetensors is truncated or no safetensors file .*copy the checkpoint again",
         ),
         (
-            lambda p: edit_json(p / "config.json", version=2),
-            "is a checkpoint of version 2, this pizero reads version 1",
+            lambda p: edit_json(p / "config.json", version=1),
+            "is a checkpoint of version 1, this pizero reads version 2",
         ),
-        (lambda p: edit_json(p / "config.json", format="x"), "not that of a pizero checkpoint; .*`pizero train` wrote"),
+        (
+            lambda p: edit_json(p / "config.json", format="x"),
+            "not that of a pizero checkpoint; .*`pizero import SRC DST`",
+        ),
         (
             lambda p: (p / "config.json").write_text('{"model_type": "paligemma"}'),
             "it is a PaliGemma, which a run can start from: pizero train PRESET --init",
