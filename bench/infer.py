@@ -79,7 +79,7 @@ def build(config: Pi0Config) -> Pi0:
         torch.set_default_dtype(torch.float32)
     model.init_weights(torch.Generator("cuda").manual_seed(0))
     torch.nn.init.normal_(model.heads.action_out_proj.weight, std=config.action.width**-0.5)
-    return model.eval().requires_grad_(False)
+    return model.cast(torch.bfloat16).eval().requires_grad_(False)
 
 
 def host_inputs(config: Pi0Config, setup: Setup, seed: int) -> tuple[Observation, torch.Tensor]:

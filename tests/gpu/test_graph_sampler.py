@@ -1,6 +1,7 @@
 """The compiled sampler on a CUDA device: the same numbers as the plain one, and it says so when it cannot compile."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,17 +23,23 @@ CONFIG = Pi0Config(
     action_dim=7,
     horizon=6,
 )
+VARIANTS = {
+    "pi0": CONFIG,
+    "pi0.5": replace(CONFIG, time_conditioning="adarms", state_token=False, euler_grid="openpi"),
+    "open-pi-zero": replace(CONFIG, positions="restart", attention_softcap=50.0, euler_grid="open-pi-zero"),
+    "adaLN-Zero": replace(CONFIG, time_conditioning="adaln-zero", time_dim=64, attention_softcap=50.0),
+}
 
 
-def make_model(dtype: torch.dtype) -> Pi0:
+def make_model(dtype: torch.dtype, config: Pi0Config = CONFIG) -> Pi0:
     generator = torch.Generator().manual_seed(0)
-    model = Pi0(CONFIG).init_weights(generator)
+    model = Pi0(config).init_weights(generator)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or not parameter.any():  # fresh adaptive norms see no time
                 parameter.normal_(std=0.3, generator=generator)
         model.heads.action_out_proj.weight.normal_(std=0.3, generator=generator)
-    return model.to("cuda", dtype).eval()
+    return model.to("cuda").cast(dtype).eval()
 
 
 def make_inputs(seed: int, tokens: int = 9, absent: bool = False) -> tuple[Observation, torch.Tensor]:
@@ -48,11 +55,13 @@ def make_inputs(seed: int, tokens: int = 9, absent: bool = False) -> tuple[Obser
 
 
 @pytest.mark.parametrize("absent", [False, True])
-def test_compiled_sampler_is_as_close_to_float32_as_the_plain_bf16_one(absent: bool) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiled_sampler_is_as_close_to_float32_as_the_plain_bf16_one(variant: str, absent: bool) -> None:
+    config = VARIANTS[variant]
     inputs = [make_inputs(seed, tokens, absent) for seed, tokens in ((1, 9), (2, 16), (3, 20), (4, 9))]
-    exact = [PlainSampler(make_model(torch.float32))(*pair) for pair in inputs]
-    plain = [PlainSampler(make_model(torch.bfloat16))(*pair) for pair in inputs]
-    fast_sampler = GraphSampler(make_model(torch.bfloat16))
+    exact = [PlainSampler(make_model(torch.float32, config))(*pair) for pair in inputs]
+    plain = [PlainSampler(make_model(torch.bfloat16, config))(*pair) for pair in inputs]
+    fast_sampler = GraphSampler(make_model(torch.bfloat16, config))
     fast = [fast_sampler(*pair) for pair in inputs]
     for reference, rounded, compiled in zip(exact, plain, fast, strict=True):
         bf16_error = (rounded - reference).norm() / reference.norm()

@@ -230,8 +230,14 @@ def _names(info: dict[str, Any], feature: str, width: int) -> tuple[str, ...]:
     if isinstance(names, dict) and len(names) == 1:
         (names,) = names.values()
     if isinstance(names, list) and len(names) == width:
-        return tuple(map(str, names))
+        return _unique([str(name) for name in names])
     return tuple(f"{feature.rpartition('.')[2]}_{i}" for i in range(width))
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """The names, with a number after those that come more than once (LIBERO's two fingers are both "gripper")."""
+    twice = {name for name in names if names.count(name) > 1}
+    return tuple(f"{name}_{names[:i].count(name)}" if name in twice else name for i, name in enumerate(names))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Literal
 TimeConditioning = Literal["input", "adarms", "adaln", "adaln-zero"]
 Positions = Literal["counted", "restart"]
 EulerGrid = Literal["even", "openpi", "lerobot", "open-pi-zero"]
+TimeRounding = Literal["none", "openpi-jax"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class Pi0Config:
     embedding with base P is the same with periods from 2 pi to 2 pi P."""
     time_max_period: float = 4.0
     """Longest period of the sinusoidal time embedding (openpi, src/openpi/models/pi0.py)."""
+    time_rounding: TimeRounding = "none"
+    """"openpi-jax": angles of the time embedding are rounded as openpi's JAX side rounds them, to float32 and in its
+    direction of time, which moves the fastest sine by 1e-4."""
     positions: Positions = "counted"
     """In the rotary embedding: "counted", from 0, state and actions after the real tokens of image and prompt;
     "restart", from 1, and from 1 again for state and actions (open-pi-zero)."""

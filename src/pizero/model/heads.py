@@ -7,19 +7,32 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pizero.model.config import Pi0Config
+from pizero.model.config import Pi0Config, TimeRounding
 
 
-def time_embedding(t: Float[Tensor, " b"], width: int, min_period: float, max_period: float) -> Float[Tensor, "b d"]:
+def time_embedding(
+    t: Float[Tensor, " b"], width: int, min_period: float, max_period: float, rounding: TimeRounding = "none"
+) -> Float[Tensor, "b d"]:
     """Sines, then cosines, of 2 pi t / period, periods log-spaced; float32 (openpi, models/pi0.py, posemb_sincos).
 
-    Angles reach 2 pi / 0.004, where float32 has lost four digits: they are float64, as in openpi's PyTorch.
+    Angles reach 2 pi / 0.004, where float32 has lost four digits: they are float64, as in openpi's PyTorch. `rounding`:
+    see `Pi0Config.time_rounding`.
     """
     exact = torch.float32 if t.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    fraction = torch.linspace(0, 1, width // 2, device=t.device, dtype=exact)
-    period = min_period * (max_period / min_period) ** fraction
-    angle = t.to(exact)[:, None] * (2 * math.pi / period)
+    frequency = 2 * math.pi / log_spaced(width // 2, min_period, max_period, t.device, exact)
+    if rounding == "none":
+        angle = t.to(exact)[:, None] * frequency
+    else:  # 2 pi / period, less the angle of 1 - t as JAX has it
+        period = log_spaced(width // 2, min_period, max_period, t.device, torch.float32)
+        angle = frequency - (1 - t.to(exact)).float()[:, None] * (1 / period * 2 * math.pi)
     return torch.cat([angle.sin(), angle.cos()], dim=-1).float()
+
+
+def log_spaced(
+    count: int, first: float, last: float, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, " half"]:
+    """`count` numbers from `first` to `last`, each the same multiple of the one before."""
+    return first * (last / first) ** torch.linspace(0, 1, count, device=device, dtype=dtype)
 
 
 class Heads(nn.Module):
@@ -60,7 +73,8 @@ class Heads(nn.Module):
     def embed_time(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b c"]:
         """Sines and cosines of the flow time."""
         c = self.config
-        return time_embedding(t, c.time_width, c.time_min_period, c.time_max_period).to(self.dtype)
+        embedding = time_embedding(t, c.time_width, c.time_min_period, c.time_max_period, c.time_rounding)
+        return embedding.to(self.dtype)
 
     def condition(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b c"] | None:
         """What the norms of the action expert depend on; None when they do not."""

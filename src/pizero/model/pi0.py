@@ -51,6 +51,12 @@ class Pi0(nn.Module):
         """Of the tokens in both experts."""
         return self.embed_tokens.weight.dtype
 
+    def cast(self, dtype: torch.dtype) -> "Pi0":
+        """The network in `dtype`, in place, but for what `precision` keeps in float32."""
+        for name, parameter in self.named_parameters():
+            parameter.data = parameter.data.to(precision(name, dtype))
+        return self
+
     def init_weights(self, generator: torch.Generator | None = None) -> "Pi0":
         """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, zero velocity."""
         for module in self.modules():

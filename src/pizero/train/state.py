@@ -125,7 +125,7 @@ def load_init(model: Pi0, path: Path) -> None:
         return
     saved, _ = load_configs(path)
     differing = different_fields(
-        to_json(saved), to_json(model.config), frozenset({"horizon", "euler_grid"})
+        to_json(saved), to_json(model.config), frozenset({"horizon", "euler_grid", "time_rounding"})
     )  # no weight depends on them
     if differing:
         raise ValueError(f"init: {path} has other sizes: {'; '.join(differing)}; give model the sizes of init")

@@ -106,7 +106,8 @@ def import_checkpoint(path: Path, output: Path, said: Mapping[str, Facts], repor
     recipes, source = foreign.plan.recipes, foreign.source
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in Pi0(foreign.plan.model).state_dict().items()}
-    tensors = {name: (result_dtype(recipes[name], source), shape) for name, shape in shapes.items()}
+    # in the order of the recipes, in which one stacked array of JAX is read once for all its layers
+    tensors = {name: (result_dtype(recipe, source), shapes[name]) for name, recipe in recipes.items()}
 
     def write(file: Path) -> None:
         write_safetensors(file, tensors, lambda name: recipes[name].make(source), report)

@@ -175,7 +175,7 @@ def _config(source: Source, facts: Facts) -> Pi0Config:
     assert facts.vlm_rope_base is not None
     assert facts.time_max_period is not None
     head_dim = shape("vlm.layers.N.self_attn.k_proj.weight")[0]
-    depth = count_layers(source, _pattern("action.layers.N.self_attn.k_proj.weight"))
+    depth = count_layers(source, _pattern("action.layers.N."))
 
     def gemma(expert: str, rope_base: float) -> GemmaConfig:
         heads_width, width = shape(f"{expert}.layers.N.self_attn.q_proj.weight")
@@ -192,7 +192,7 @@ def _config(source: Source, facts: Facts) -> Pi0Config:
         vision=siglip_config(
             facts,
             width=shape("vision.layers.N.layer_norm1.bias")[0],
-            depth=count_layers(source, _pattern("vision.layers.N.layer_norm1.bias")),
+            depth=count_layers(source, _pattern("vision.layers.N.")),
             mlp_dim=shape("vision.layers.N.fc1.bias")[0],
             patch_size=shape("vision.patch_embedding.weight")[-1],
             patches=shape("vision.position_embedding.weight")[0],

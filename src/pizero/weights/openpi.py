@@ -159,9 +159,9 @@ class Shapes:
         """The most common shape of the tensors of this name in all layers."""
         return most_common_shape(self.source, _pattern(name, self.key_of))
 
-    def layers(self, name: str) -> int:
-        """How many layers there are."""
-        return count_layers(self.source, _pattern(name, self.key_of))
+    def layers(self, start: str) -> int:
+        """How many layers there are whose names start so."""
+        return count_layers(self.source, _pattern(start, self.key_of))
 
     def embedding(self) -> tuple[int, ...]:
         """Of the token embedding or the tensor that it is tied to."""
@@ -177,7 +177,7 @@ def infer_config(
     pi05 = is_pi05(source)
     assert facts.horizon is not None
     head_dim = shape("vlm.layers.N.self_attn.k_proj.weight")[0]
-    depth = shape.layers("vlm.layers.N.input_layernorm.weight")
+    depth = shape.layers("vlm.layers.N.")
     [action_dim] = shape("heads.action_out_proj.bias")
 
     def gemma(expert: str, rope_base: float | None) -> GemmaConfig:
@@ -196,7 +196,7 @@ def infer_config(
         vision=siglip_config(
             facts,
             width=shape("vision.layers.N.layer_norm1.bias")[0],
-            depth=shape.layers("vision.layers.N.layer_norm1.bias"),
+            depth=shape.layers("vision.layers.N."),
             mlp_dim=shape("vision.layers.N.fc1.bias")[0],
             patch_size=shape("vision.patch_embedding.weight")[-1],
             patches=shape("vision.position_embedding.weight")[0],

@@ -91,6 +91,7 @@ def infer_config(source: Source, facts: Facts) -> Pi0Config:
         state_token=not pi05,
         time_conditioning="adarms" if pi05 else "input",
         euler_grid="openpi",
+        time_rounding="openpi-jax",
     )
 
 

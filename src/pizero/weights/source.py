@@ -1,8 +1,10 @@
 """Where tensors lie: files of other programs, read one tensor at a time."""
 
+import difflib
 import json
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,10 +164,17 @@ def most_common_shape(source: Source, pattern: str) -> tuple[int, ...]:
     """
     shapes = [info.shape for key, info in source.tensors.items() if re.fullmatch(pattern, key)]
     if not shapes:
-        raise ValueError(f"{source.path} has no tensor whose name is like {pattern}")
+        key = re.sub(r"\\(.)", r"\1", pattern.split("|")[0].replace(r"(\d+)", "N"))
+        near = difflib.get_close_matches(key, source.tensors, 1)
+        hint = f"; the nearest that it has is {near[0]}" if near else ""
+        raise ValueError(f"{source.path} does not fit the model: missing: {key}, which tells a size of it{hint}")
     return max(shapes, key=shapes.count)
 
 
 def count_layers(source: Source, pattern: str) -> int:
-    """One more than the largest number that the group of `pattern` finds in a key; 0 when it is in none."""
-    return 1 + max((int(found[1]) for key in source.tensors if (found := re.fullmatch(pattern, key))), default=-1)
+    """How many layers there are: numbers that the group of `pattern` finds at the start of keys, from 0 on.
+
+    A layer has at least half as many keys as the fullest; with fewer it is no layer, with one missing it still is one.
+    """
+    keys = Counter(int(found[1]) for key in source.tensors if (found := re.match(pattern, key)))
+    return 1 + max((number for number, count in keys.items() if 2 * count >= max(keys.values())), default=-1)

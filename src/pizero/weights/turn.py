@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from pizero.model.config import Pi0Config
+from pizero.model.heads import log_spaced
 
 
 def turn_columns(weight: Tensor, config: Pi0Config) -> Tensor:
     """The layer after the time embedding, (out, in), with its last `time_dim` columns turned round; float64."""
     half = config.time_width // 2
     others, sines, cosines = weight.double().split([weight.shape[1] - 2 * half, half, half], dim=1)
-    ratio = config.time_max_period / config.time_min_period
-    period = config.time_min_period * ratio ** torch.linspace(0, 1, half, dtype=torch.float64)
+    period = log_spaced(half, config.time_min_period, config.time_max_period, weight.device, torch.float64)
     sin, cos = torch.sin(2 * math.pi / period), torch.cos(2 * math.pi / period)
     return torch.cat([others, cosines * sin - sines * cos, sines * sin + cosines * cos], dim=1)
 
