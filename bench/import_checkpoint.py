@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from pizero.model.config import Pi0Config
 from pizero.model.pi0 import Pi0
 from pizero.weights.open_pi_zero import their_key
 from pizero.weights.openpi import EMBEDDING, TIED, openpi_key
+from pizero.weights.orbax_recipes import all_recipes
 from pizero.weights.writer import write_safetensors
 
 GB = 1e9
@@ -35,7 +37,7 @@ POLL_S = 0.1
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layout", choices=("openpi", "open-pi-zero"), default="openpi")
+    parser.add_argument("--layout", choices=tuple(WRITE), default="openpi")
     parser.add_argument("--shards", type=int, default=1, help="of openpi's layout")
     parser.add_argument("--scratch", type=Path, help="a folder with 30 GB of room; default: a temporary one")
     args = parser.parse_args()
@@ -59,13 +61,17 @@ def measure(folder: Path, layout: str, shards: int) -> dict[str, object]:
     source.mkdir()
     with torch.device("meta"):
         weights = Pi0(Pi0Config()).state_dict()
-    write = {"openpi": write_openpi, "open-pi-zero": write_open_pi_zero}[layout]
-    files = write(source, weights, shards)
+    files = WRITE[layout](source, weights, shards)
     (folder / "tokenizer.model").write_bytes(train_tokenizer(["pick up the block"], 300))
     (folder / "stats.json").write_text(json.dumps(stats()))
-    command = [sys.executable, "-m", "pizero", "import", str(files[0] if layout != "openpi" else source)]
+    command = [sys.executable, "-m", "pizero", "import", str(files[0] if layout == "open-pi-zero" else source)]
     command += [str(folder / "imported"), "--tokenizer", str(folder / "tokenizer.model")]
-    command += ["--stats", str(folder / "stats.json"), "--recipe", "pi0_libero" if layout == "openpi" else "bridge"]
+    command += [
+        "--stats",
+        str(folder / "stats.json"),
+        "--recipe",
+        "bridge" if layout == "open-pi-zero" else "pi0_libero",
+    ]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
@@ -75,12 +81,13 @@ def measure(folder: Path, layout: str, shards: int) -> dict[str, object]:
     seconds = time.perf_counter() - started
     if process.returncode:
         raise SystemExit(f"pizero import ended with {process.returncode}")
-    largest = max(file.stat().st_size for file in files) / GB
+    sizes = [file.stat().st_size for file in files]
+    largest = (sum(sizes) if layout == "openpi-jax" else max(sizes)) / GB  # files of a database belong together
     return {
         "benchmark": "import_checkpoint",
         "layout": layout,
-        "shards": len(files),
-        "gigabytes": sum(file.stat().st_size for file in files) / GB,
+        "shards": shards,
+        "gigabytes": sum(sizes) / GB,
         "seconds": seconds,
         "peak_gb": peak / GB,
         "bar_gb": 1.3 * largest + 2,
@@ -116,10 +123,41 @@ def write_open_pi_zero(folder: Path, weights: Mapping[str, Tensor], shards: int)
     return [folder / "step1.pt"]
 
 
+def write_openpi_jax(folder: Path, weights: Mapping[str, Tensor], shards: int) -> list[Path]:
+    """openpi's arrays as orbax lays them out: one OCDBT database, stacked layers in one chunk each."""
+    import tensorstore
+
+    config = replace(Pi0Config(), euler_grid="openpi")
+    shapes = {key: shape for recipe in all_recipes(config, {}).values() for key, shape in recipe.expects.items()}
+    params = folder / "params"
+    params.mkdir()
+    base = {"driver": "file", "path": f"{params}/"}
+    tree = {}
+    for key, shape in shapes.items():
+        parts = ["params", *key.split("/")]
+        tree[str(tuple(parts))] = {
+            "key_metadata": [{"key": part, "key_type": 2} for part in parts],
+            "value_metadata": {},
+        }
+        spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": ".".join(parts) + "/"}}
+        metadata = {
+            "dtype": "<f4",
+            "shape": list(shape),
+            "chunks": list(shape),
+            "compressor": {"id": "zstd", "level": 1},
+        }
+        array = tensorstore.open(spec | {"metadata": metadata}, create=True).result()
+        array.write(random(shape).numpy()).result()
+    (params / "_METADATA").write_text(json.dumps({"tree_metadata": tree, "use_zarr3": False}))
+    return [file for file in params.rglob("*") if file.is_file()]
+
+
 def random(shape: tuple[int, ...]) -> Tensor:
-    """Different numbers, fast to make."""
-    count = torch.Size(shape).numel()
-    return torch.randn(10_007).repeat(count // 10_007 + 1)[:count].view(shape)
+    """Numbers that cannot be compressed."""
+    return torch.randn(shape)
+
+
+WRITE = {"openpi": write_openpi, "openpi-jax": write_openpi_jax, "open-pi-zero": write_open_pi_zero}
 
 
 def stats() -> dict[str, object]:

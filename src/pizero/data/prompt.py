@@ -132,7 +132,8 @@ def pad_row(ids: Sequence[int], length: int, text: str) -> tuple[Int[np.ndarray,
     """Ids padded on the right to `length`, and how many are real. Raises ValueError, with the `text`, for too many."""
     if len(ids) > length:
         raise ValueError(
-            f"prompt {text!r} has {len(ids)} tokens, prompt_length is {length}: shorten it or raise prompt_length"
+            f"prompt {text.strip()!r} has {len(ids)} tokens, prompt_length is {length}: "
+            "shorten it or raise prompt_length"
         )
     row = np.full(length, PAD, np.int64)
     row[: len(ids)] = ids

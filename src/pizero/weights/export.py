@@ -56,15 +56,17 @@ class Ours:
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a parameter is written.
 
-        Turned weights of an import are float64 here and get the type of their layer's bias, which they had; of a
-        training run, whose rotated columns are new numbers, at least float32.
+        Turned weights of an import are float64 here and get the type of their layer's bias, which they had. Those of a
+        training run get a type in which nothing of them is lost when they are turned back: both programs cast it.
         """
         dtype = self.source.tensors[name].dtype
         if name != time_layer(self.model):
             assert isinstance(dtype, torch.dtype)
             return dtype
         bias = self.source.tensors[name.removesuffix("weight") + "bias"].dtype
-        return bias if dtype is torch.float64 and isinstance(bias, torch.dtype) else torch.float32
+        if dtype is torch.float64 and isinstance(bias, torch.dtype):
+            return bias
+        return torch.float64 if dtype is torch.float32 else torch.float32
 
     def read(self, name: str) -> Tensor:
         """A parameter, of time 0 = data."""

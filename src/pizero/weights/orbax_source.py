@@ -41,25 +41,35 @@ class OrbaxSource:
         self.path = path
         self._ts = import_tensorstore()
         metadata = read_json(path / METADATA)
-        self._context = self._ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
         leaves = _leaves(metadata, path)
-        opened = {
-            key: self._ts.open(_spec(path, ".".join(leaf), metadata), open=True, read=True, context=self._context)
-            for key, leaf in zip(_keys(leaves), leaves, strict=True)
-        }
-        self._arrays: dict[str, Any] = {}
+        names = zip(_keys(leaves), (".".join(leaf) for leaf in leaves), strict=True)
+        self._specs = {key: _spec(path, name, metadata) for key, name in names}
+        context = self._ts.Context()
+        opened = {key: self._open(key, context) for key in self._specs}
         self.tensors: dict[str, Info] = {}
         for key, future in opened.items():
             with self._broken(key):
-                self._arrays[key] = array = future.result()
+                array = future.result()
             self.tensors[key] = Info(tuple(array.shape), DTYPES.get(array.dtype.name, array.dtype.name))
+        self._last: tuple[str, Any] | None = None
 
     def read(self, key: str, index: int | None = None) -> Tensor:
         """See `Source`. Only the chunks that hold the entry are read from disk."""
-        array = self._arrays[key] if index is None else self._arrays[key][index]
         with self._broken(key):
-            numbers: np.ndarray = array.read().result()
+            array = self._array(key)
+            numbers: np.ndarray = (array if index is None else array[index]).read().result()
         return to_torch(numbers)
+
+    def _array(self, key: str) -> Any:
+        """The array, with a cache of its own that goes when another one is read: two would not fit into memory."""
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            context = self._ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+            self._last = key, self._open(key, context).result()
+        return self._last[1]
+
+    def _open(self, key: str, context: Any) -> Any:
+        return self._ts.open(self._specs[key], open=True, read=True, context=context)
 
     @contextmanager
     def _broken(self, key: str) -> Iterator[None]:

@@ -42,8 +42,8 @@ def _stats(group: Mapping[str, Any], place: str) -> Stats:
             numbers = np.asarray(values, np.float64)
         except (TypeError, ValueError):
             numbers = np.zeros((0, 0))
-        if numbers.ndim != 1:
-            raise ValueError(f"{place}: {name} is no list of numbers")
+        if numbers.ndim != 1 or not numbers.size or not np.isfinite(numbers).all():
+            raise ValueError(f"{place}: {name} is no list of finite numbers")
         return numbers
 
     mean, std = array("mean"), array("std")
