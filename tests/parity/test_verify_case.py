@@ -1,4 +1,4 @@
-"""tools/verify_case.py on the golden cases: those beside this file, and all of them where they lie beside the repository."""
+"""tools/verify_case.py on the golden cases: those beside this file, and all where they lie beside the repository."""
 
 import importlib.util
 import sys

@@ -63,8 +63,10 @@ class Import:
     """Alpha of openpi's attention adapters of another rank than its own variants have."""
     lora_rslora: bool | None = None
     """Whether these scale by alpha / sqrt(rank)."""
+    adapter: Path | None = None
+    """Folder of a PEFT adapter to merge into SRC."""
     base: Path | None = None
-    """Folder of the policy that a PEFT adapter was trained on."""
+    """Folder of the policy that the PEFT adapter in SRC was trained on."""
     fresh_expert: int | None = None
     """For a PaliGemma, which has no action expert: the seed of one with random weights."""
     json: bool = False
@@ -113,6 +115,7 @@ def _said(args: Import) -> dict[str, "Facts"]:
         time_max_period=args.time_max_period,
         lora_alpha=args.lora_alpha,
         lora_rslora=args.lora_rslora,
+        adapter=args.adapter,
         base=args.base,
         fresh_expert=args.fresh_expert,
     )

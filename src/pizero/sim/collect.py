@@ -238,7 +238,7 @@ def _serve(make_env: Callable[[str], Env], pipe: Connection) -> None:
 def _record(env: Env, job: _Job) -> _Recording:
     robot = env.embodiment
     if not robot.action_low:
-        raise ValueError(f"{robot.name} has no known limits of its actions, to which the noise of demonstrations is kept")
+        raise ValueError(f"{robot.name} has no known limits of its actions; noise is kept within them, give it some")
     low, high = np.array(robot.action_low, np.float32), np.array(robot.action_high, np.float32)
     generator = np.random.default_rng([job.seed, 1])  # not the stream that may have laid out the scene
     scale = generator.uniform(0, job.noise) * (high - low) / 2

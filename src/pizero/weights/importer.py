@@ -65,11 +65,11 @@ def recognise(path: Path) -> tuple[ModuleType, Source]:
     raise ValueError(f"{path} is no checkpoint known here: {_what(path)}")
 
 
-def read_foreign(path: Path, said: Mapping[str, Facts]) -> Foreign:
+def read_foreign(path: Path, said: Mapping[str, Facts], with_data: bool = False) -> Foreign:
     """The checkpoint at `path`, with what `said` (by whom -> facts) adds to what its files say.
 
     Raises ValueError when a tensor is missing, left over or mis-shaped, when two say different things, or when nobody
-    says what is needed to build the network.
+    says what is needed to build the network, and, `with_data`, what a policy needs of its data.
     """
     family, source = recognise(path)
     theirs = family.facts(path, source)
@@ -77,7 +77,7 @@ def read_foreign(path: Path, said: Mapping[str, Facts]) -> Foreign:
         theirs = fit_robot(theirs, facts.robot)
     facts = merge({family.NAME: theirs} | dict(said))
     source = adapt(source, facts, lambda base: recognise(base)[1])
-    require(facts, family.needs(source, facts), str(path))
+    require(facts, (data_needs(facts) if with_data else {}) | family.needs(source, facts), str(path))
     plan = family.plan(source, facts)
     check(source, plan.recipes, plan.unused)
     return Foreign(family.NAME, source, facts, plan)
@@ -101,7 +101,7 @@ def import_checkpoint(path: Path, output: Path, said: Mapping[str, Facts], repor
     """
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or choose another folder")
-    foreign = read_foreign(path, said)
+    foreign = read_foreign(path, said, with_data=True)
     transform = make_transform(foreign, path)
     recipes, source = foreign.plan.recipes, foreign.source
     with torch.device("meta"):
@@ -119,8 +119,7 @@ def import_checkpoint(path: Path, output: Path, said: Mapping[str, Facts], repor
 def make_transform(foreign: Foreign, path: Path) -> Transform:
     """How frames become observations of an imported model. Raises ValueError that lists what nobody says."""
     facts, model = foreign.facts, foreign.plan.model
-    needed = {name: why for name, why in DATA_NEEDS.items() if name != "stats" or facts.normalization != "identity"}
-    require(facts, needed, str(path))
+    require(facts, data_needs(facts), str(path))
     robot = facts.robot
     assert robot is not None
     assert facts.tokenizer is not None
@@ -136,6 +135,11 @@ def make_transform(foreign: Foreign, path: Path) -> Transform:
     transform = Transform(config, own_dimensions(facts.stats, robot), Tokenizer(facts.tokenizer))
     check_fit(model, transform, str(path))
     return transform
+
+
+def data_needs(facts: Facts) -> dict[str, str]:
+    """What a policy needs beside its network, and what for."""
+    return {name: why for name, why in DATA_NEEDS.items() if name != "stats" or facts.normalization != "identity"}
 
 
 def own_dimensions(stats: DatasetStats | None, robot: Embodiment) -> DatasetStats:
