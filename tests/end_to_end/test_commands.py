@@ -161,7 +161,7 @@ def test_every_command_has_its_own_help(command: str) -> None:
 
 def test_the_readme_names_only_commands_and_presets_that_exist() -> None:
     readme = (ROOT / "README.md").read_text()
-    known = {"demo", "collect", "stats", "train", "eval", "act", "show"}
+    known = {"demo", "collect", "stats", "train", "eval", "act", "import", "export", "show"}
     used = set(re.findall(r"^\.venv/bin/pizero (\S+)|^pizero (\S+)", readme, flags=re.MULTILINE))
     assert used
     assert {a or b for a, b in used} <= known

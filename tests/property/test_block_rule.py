@@ -1,7 +1,8 @@
 """The three blocks, the cache and padding, against one attention over all tokens with one big mask.
 
 `brute_force` shares nothing with the package but its weights: one sequence per row, the rule spelt out pair by pair,
-positions counted token by token, rotary embedding as complex numbers, all in float64.
+positions counted token by token, rotary embedding as complex numbers, all in float64. It knows pi0, pi0.5 and the
+variants of open-pi-zero.
 """
 
 import math
@@ -11,12 +12,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from torch import Tensor
+from torch import Tensor, nn
 
 from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
 from pizero.model.gemma import Gemma
 from pizero.model.pi0 import Pi0
-from pizero.types import Observation
+from pizero.types import Actions, Observation
 
 GEMMA = {"depth": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 CONFIG = Pi0Config(
@@ -28,78 +29,158 @@ CONFIG = Pi0Config(
     action_dim=5,
     horizon=3,
 )
+RESTART = replace(
+    CONFIG,
+    action=replace(CONFIG.action, rope_base=100.0),
+    positions="restart",
+    attention_softcap=2.0,
+    time_min_period=2 * math.pi,
+    time_max_period=200 * math.pi,
+)
+VARIANTS = {
+    "pi0": CONFIG,
+    "pi05": replace(CONFIG, state_token=False, time_conditioning="adarms"),
+    "restart": RESTART,
+    "adaln": replace(RESTART, time_conditioning="adaln", time_dim=10),
+    "adaln-zero": replace(RESTART, time_conditioning="adaln-zero", time_dim=10, positions="counted"),
+}
 PATCHES = CONFIG.vision.num_patches
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.fixture(scope="module")
-def model(randomise) -> Pi0:
-    model = Pi0(CONFIG)
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request: pytest.FixtureRequest, randomise) -> Pi0:
+    model = Pi0(VARIANTS[request.param])
     randomise(model)
     return model.requires_grad_(False)
 
 
-def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + weight.double())
+def normed(x: Tensor, norm: nn.Module, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    """Tokens (q, d) and the gate of what follows; `condition` (q, c) is each token's own."""
+    w = {name: weight.double() for name, weight in norm.state_dict().items()}
+    unit = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    if "weight" in w:
+        return unit * (1 + w["weight"]), 1.0
+    assert condition is not None
+    if "dense.weight" in w:
+        made = torch.einsum("oc,qc->qo", w["dense.weight"], condition) + w["dense.bias"]
+        d = x.shape[-1]
+        return unit * (1 + made[:, :d]) + made[:, d : 2 * d], made[:, 2 * d :]
+    gamma = 1 / (1 + torch.exp(-condition @ w["to_gamma.weight"].T - w["to_gamma.bias"]))
+    gate: Tensor | float = 1.0
+    if "to_gate.weight" in w:
+        gate = 1 / (1 + torch.exp(-condition @ w["to_gate.weight"].T - w["to_gate.bias"]))
+    return unit * gamma + condition @ w["to_beta.weight"].T, gate
 
 
 def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def turn(x: Tensor, positions: list[int]) -> Tensor:
-    """x (tokens, heads, head_dim) with each pair (i, i + half) turned by position * 10000^(-2i / head_dim)."""
+def swish(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def turn(x: Tensor, positions: list[int], base: float) -> Tensor:
+    """x (tokens, heads, head_dim) with each pair (i, i + half) turned by position * base^(-2i / head_dim)."""
     half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    frequency = base ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.tensor(positions, dtype=torch.float64)[:, None, None] * frequency
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.exp(1j * angle)
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def brute_force(model: Pi0, observation: Observation, x_t: Tensor, t: Tensor, row: int) -> Tensor:
-    """The velocity of one row: all tokens, padding included, in one pass."""
-    images = model.embed_images(observation.images[row : row + 1])[0].double()
-    prompt = model.embed_tokens.weight[observation.prompt[row]].double() * math.sqrt(CONFIG.vlm.width)
-    state = model.heads.embed_state(observation.state[row : row + 1])[0].double()
-    actions = model.heads.embed_actions(x_t[row : row + 1], t[row : row + 1])[0].double()
+def condition_of(model: Pi0, t: float) -> Tensor | None:
+    """What the norms of the action expert depend on at one time, (c,)."""
+    c = model.config
+    if c.time_conditioning == "input":
+        return None
+    half = c.time_width // 2
+    ratio = c.time_max_period / c.time_min_period
+    angles = [2 * math.pi * t / (c.time_min_period * ratio ** (i / (half - 1))) for i in range(half)]
+    time = torch.tensor([math.sin(x) for x in angles] + [math.cos(x) for x in angles], dtype=torch.float64)
+    if c.time_conditioning == "adarms":
+        w = {name: weight.double() for name, weight in model.heads.state_dict().items()}
+        time = swish(w["time_mlp_in.weight"] @ time + w["time_mlp_in.bias"])
+        time = swish(w["time_mlp_out.weight"] @ time + w["time_mlp_out.bias"])
+    return time
 
-    blocks = [0] * (len(images) + len(prompt)) + [1] + [2] * len(actions)
+
+def positions_of(real: list[bool], prefix: int, restarts: bool, first: int | None) -> list[int]:
+    """Padding takes none. Counted from 0, or from `first` and again from there after the prefix."""
+    start = int(restarts) if first is None else first
+    positions, count = [], start
+    for i, is_real in enumerate(real):
+        count = start if restarts and i == prefix else count
+        positions.append(count)
+        count += is_real
+    return positions
+
+
+def brute_force(
+    model: Pi0,
+    observation: Observation,
+    x_t: Tensor,
+    t: Tensor,
+    row: int,
+    state_t: float = 0.0,
+    first: int | None = None,
+) -> Tensor:
+    """The velocity of one row: all tokens, padding included, in one pass. `state_t`: the time of the state's norms."""
+    c = model.config
+    images = model.embed_images(observation.images[row : row + 1])[0].double()
+    prompt = model.embed_tokens.weight[observation.prompt[row]].double() * math.sqrt(c.vlm.width)
+    actions = model.heads.embed_actions(x_t[row : row + 1], t[row : row + 1])[0].double()
+    state = model.heads.embed_state(observation.state[row : row + 1])[0].double() if c.state_token else actions[:0]
+
+    prefix = len(images) + len(prompt)
+    blocks = [0] * prefix + [1] * len(state) + [2] * len(actions)
     real = []
     for view in range(observation.images.shape[1]):
         real += [observation.image_mask is None or bool(observation.image_mask[row, view])] * PATCHES
     for token in range(len(prompt)):
         real.append(observation.prompt_mask is None or bool(observation.prompt_mask[row, token]))
-    real += [True] * (1 + len(actions))
-    positions, count = [], 0
-    for is_real in real:
-        positions.append(count)
-        count += is_real
+    real += [True] * (len(state) + len(actions))
+    positions = positions_of(real, prefix, c.positions == "restart", first)
     allowed = torch.tensor([[blocks[j] <= blocks[i] and real[j] for j in range(len(real))] for i in range(len(real))])
 
     streams = [torch.cat([images, prompt]), torch.cat([state, actions])]
     experts: list[Gemma] = [model.vlm, model.action]
     split = [len(streams[0]), len(streams[1])]
-    for i in range(CONFIG.vlm.depth):
+    early, now = condition_of(model, state_t), condition_of(model, float(t[row]))
+    own = None if early is None or now is None else torch.stack([early] * len(state) + [now] * len(actions))
+    conditions = [None, own]
+    for i in range(c.vlm.depth):
         layers = [expert.layers[i] for expert in experts]
-        normed = [rms_norm(x, layer.input_layernorm.weight) for x, layer in zip(streams, layers, strict=True)]
+        inputs = [
+            normed(x, layer.input_layernorm, condition)
+            for x, layer, condition in zip(streams, layers, conditions, strict=True)
+        ]
         q, k, v = (
-            torch.cat(
-                [x @ getattr(layer.self_attn, name).weight.double().T for x, layer in zip(normed, layers, strict=True)]
-            ).unflatten(-1, (-1, CONFIG.vlm.head_dim))
+            [
+                (x @ getattr(layer.self_attn, name).weight.double().T).unflatten(-1, (-1, c.vlm.head_dim))
+                for (x, _), layer in zip(inputs, layers, strict=True)
+            ]
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        q, k = turn(q, positions), turn(k, positions)
-        group = CONFIG.vlm.num_heads // CONFIG.vlm.num_kv_heads
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        logits = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(CONFIG.vlm.head_dim)
+        bases = (c.vlm.rope_base, c.action.rope_base)
+        places = (positions[:prefix], positions[prefix:])
+        q, k = (torch.cat([turn(x, *how) for x, *how in zip(z, places, bases, strict=True)]) for z in (q, k))
+        group = c.vlm.num_heads // c.vlm.num_kv_heads
+        k, v = k.repeat_interleave(group, 1), torch.cat(v).repeat_interleave(group, 1)
+        logits = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(c.vlm.head_dim)
+        if c.attention_softcap is not None:
+            logits = c.attention_softcap * torch.tanh(logits / c.attention_softcap)
         weights = logits.masked_fill(~allowed, -1e30).softmax(-1)
         attended = torch.einsum("hij,jhd->ihd", weights, v).flatten(1).split(split)
         for s, (x, layer) in enumerate(zip(streams, layers, strict=True)):
-            x = x + attended[s] @ layer.self_attn.o_proj.weight.double().T
-            y = rms_norm(x, layer.post_attention_layernorm.weight)
-            gate, up, down = (p.weight.double() for p in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj))
-            streams[s] = x + (gelu(y @ gate.T) * (y @ up.T)) @ down.T
-    out = rms_norm(streams[1][1:], model.action.norm.weight)
+            x = x + inputs[s][1] * (attended[s] @ layer.self_attn.o_proj.weight.double().T)
+            y, gate = normed(x, layer.post_attention_layernorm, conditions[s])
+            mlp = layer.mlp
+            hidden, up, down = (p.weight.double() for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+            streams[s] = x + gate * ((gelu(y @ hidden.T) * (y @ up.T)) @ down.T)
+    out, _ = normed(streams[1], model.action.norm, conditions[1])
+    out = out[len(state) :]
     return out @ model.heads.action_out_proj.weight.double().T + model.heads.action_out_proj.bias.double()
 
 
@@ -145,6 +226,41 @@ def test_cached_blocks_equal_one_pass_with_one_big_mask(model, observation):
     v_t = velocity(model, observation, x_t, t)
     for row in range(len(v_t)):
         assert_near(v_t[row].double(), brute_force(model, observation, x_t, t, row))
+
+
+@few
+@given(observation=observations(), draws=st.integers(1, 2))
+def test_in_the_loss_the_state_is_of_the_time_of_its_draw(model, observation, draws):
+    """As open-pi-zero trains; the squares are summed here from the brute force of each draw."""
+    rows = len(observation.state)
+    generator = torch.Generator().manual_seed(2)
+    noise, t = chunk(rows * draws)
+    values = torch.randn(rows, CONFIG.horizon, CONFIG.action_dim, generator=generator)
+    loss = model.loss(observation, Actions(values, torch.ones_like(values, dtype=torch.bool)), t, noise, sigma_min=0.1)
+    total = 0.0
+    for row in range(rows):
+        for draw in range(draws):
+            i = row * draws + draw
+            x_t = (1 - 0.9 * t[i]) * noise[i] + t[i] * values[row]
+            one = torch.zeros(rows, *x_t.shape)
+            one[row] = x_t
+            v_t = brute_force(model, observation, one, t[i].expand(rows), row, state_t=float(t[i]))
+            total += float((v_t - (values[row] - 0.9 * noise[i])).square().sum())
+    assert float(loss) == pytest.approx(total / noise.numel(), rel=1e-5)
+
+
+@few
+@given(observation=observations())
+def test_where_positions_begin_matters_only_when_the_experts_turn_at_other_rates(model, observation):
+    """Rotary embedding sees differences of positions, unless the two of a pair are turned by different bases."""
+    x_t, t = chunk(len(observation.state))
+    v_t = velocity(model, observation, x_t, t)
+    for row in range(len(v_t)):
+        other = brute_force(model, observation, x_t, t, row, first=7)
+        if model.config.vlm.rope_base == model.config.action.rope_base:
+            assert_near(v_t[row].double(), other)
+        else:
+            assert (v_t[row] - other).abs().max() > 1e-4 * other.abs().max()
 
 
 @few

@@ -1,5 +1,6 @@
 """Flow matching: every formula has an answer known beforehand."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,74 @@ def test_times_of_the_steps_are_k_over_n_one_for_each_row():
     seen = []
     flow.integrate(lambda x, t: seen.append(t.tolist()) or torch.zeros_like(x), normal(2, 3, 4), 4)
     assert seen == [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5], [0.75, 0.75]]
+
+
+def to_bfloat16(x: float) -> np.float32:
+    """The nearest number whose float32 has 16 zero bits at the end, of two the one with an even last bit."""
+    bits = int(np.float32(x).view(np.uint32))
+    return np.uint32((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+def openpi_times(num_steps: int) -> list[float]:
+    """openpi, sample_actions: `time` starts at 1 and `dt` is added to it, both float32; ours is 1 - time."""
+    time, dt, times = np.float32(1), np.float32(-1 / num_steps), []
+    while len(times) < num_steps:
+        times.append(1 - float(time))
+        time = time + dt
+    return times
+
+
+def lerobot_times(num_steps: int) -> list[float]:
+    """lerobot, sample_actions: `time = 1.0 + step * dt` in Python, then made a float32 tensor; ours is 1 - time."""
+    dt = -1.0 / num_steps
+    return [1 - float(np.float32(1.0 + step * dt)) for step in range(num_steps)]
+
+
+def open_pi_zero_times(num_steps: int, rounded) -> list[float]:
+    """open-pi-zero, infer_action: `t` starts at 0 and `delta_t` is added to it, in the type of the model."""
+    t, delta, times = rounded(0.0), rounded(1 / num_steps), []
+    while len(times) < num_steps:
+        times.append(float(t))
+        t = rounded(float(t) + float(delta))
+    return times
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 10, 37, 100])
+def test_times_of_the_steps_are_those_of_the_code_that_the_grid_is_named_after(num_steps):
+    assert flow.euler_times(num_steps) == [k / num_steps for k in range(num_steps)]
+    assert flow.euler_times(num_steps, "openpi") == openpi_times(num_steps)
+    assert flow.euler_times(num_steps, "lerobot") == lerobot_times(num_steps)
+    assert flow.euler_times(num_steps, "open-pi-zero") == open_pi_zero_times(num_steps, np.float32)
+    assert flow.euler_times(num_steps, "open-pi-zero", torch.bfloat16) == open_pi_zero_times(num_steps, to_bfloat16)
+
+
+def test_the_grids_differ_by_rounding_alone_and_by_all_of_it():
+    grids = [("even", torch.float32), ("openpi", torch.float32), ("lerobot", torch.float32)]
+    grids += [("open-pi-zero", torch.float32), ("open-pi-zero", torch.bfloat16)]
+    times = [tuple(flow.euler_times(10, *grid)) for grid in grids]
+    assert len(set(times)) == 5
+    for own in times:
+        assert own == pytest.approx(times[0], abs=0.02)
+        assert own[0] == 0
+
+
+def test_only_open_pi_zeros_grid_depends_on_the_type_of_the_model():
+    for grid in ("even", "openpi", "lerobot"):
+        assert flow.euler_times(10, grid, torch.bfloat16) == flow.euler_times(10, grid)
+
+
+@pytest.mark.parametrize("grid", ["even", "openpi", "lerobot", "open-pi-zero"])
+def test_integrating_passes_the_times_of_the_grid_on_unrounded(grid):
+    seen = []
+    flow.integrate(
+        lambda x, t: seen.append(t.tolist()) or torch.zeros_like(x), normal(2, 1, 1), 10, grid, torch.bfloat16
+    )
+    assert seen == [[time, time] for time in flow.euler_times(10, grid, torch.bfloat16)]
+
+
+def test_an_unknown_grid_is_refused():
+    with pytest.raises(ValueError, match="euler grid 'odd' is unknown; choose 'even'"):
+        flow.euler_times(10, "odd")
 
 
 def test_steps_too_small_for_bfloat16_are_not_lost():

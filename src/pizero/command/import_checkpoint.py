@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,27 +97,9 @@ def _said(args: Import) -> dict[str, "Facts"]:
     from pizero.weights.openpi_recipe import recipe_facts
     from pizero.weights.stats_file import read_stats
 
-    flags = Facts(
-        robot=None if args.robot is None else find_robot(args.robot),
-        stats=None if args.stats is None else read_stats(args.stats),
-        tokenizer=args.tokenizer,
-        horizon=args.horizon,
-        normalization=args.normalization,
-        prompt_format=args.prompt_format,
-        prompt_length=args.prompt_length,
-        resize=args.resize,
-        delta_actions=args.delta_actions,
-        raw_state=args.raw_state,
-        raw_actions=args.raw_actions,
-        joint_units=args.joint_units,
-        vision_heads=args.vision_heads,
-        action_rope_base=args.action_rope_base,
-        time_max_period=args.time_max_period,
-        lora_alpha=args.lora_alpha,
-        lora_rslora=args.lora_rslora,
-        adapter=args.adapter,
-        base=args.base,
-        fresh_expert=args.fresh_expert,
-    )
+    plain = {field.name: getattr(args, field.name, None) for field in fields(Facts)}
+    robot = None if args.robot is None else find_robot(args.robot)
+    stats = None if args.stats is None else read_stats(args.stats)
+    flags = Facts(**plain | {"robot": robot, "stats": stats})
     said = {} if args.recipe is None else {f"--recipe {args.recipe}": recipe_facts(args.recipe)}
     return said | {"the command line": flags}

@@ -7,7 +7,7 @@ import torch
 
 from pizero.model.config import GemmaConfig
 from pizero.model.gemma import Cache, FeedForward, Gemma, attend, rotary_table, rotate
-from pizero.model.norm import RMSNorm
+from pizero.model.norm import norm_maker
 
 CONFIG = GemmaConfig(width=32, depth=2, mlp_dim=40, num_heads=4, num_kv_heads=2, head_dim=12)
 
@@ -21,25 +21,6 @@ def stack(randomise) -> Gemma:
     stack = Gemma(CONFIG)
     randomise(stack)
     return stack.requires_grad_(False)
-
-
-def test_rms_norm_scales_by_one_plus_weight(randomise):
-    norm = RMSNorm(32)
-    x = 3 * normal(2, 5, 32)
-    rms = x.double().square().mean(-1, keepdim=True).add(1e-6).sqrt()
-    torch.testing.assert_close(norm(x)[0].double(), x / rms, atol=1e-6, rtol=1e-6)  # fresh weights are zero
-    randomise(norm)
-    torch.testing.assert_close(norm(x)[0].double(), x / rms * (1 + norm.weight.double()), atol=1e-6, rtol=1e-6)
-
-
-def test_rms_norm_of_bfloat16_is_rounded_once_at_the_end(randomise):
-    norm = RMSNorm(32)
-    randomise(norm)
-    x = normal(2, 5, 32).bfloat16()
-    y, gate = norm(x)
-    assert gate is None
-    assert y.dtype == torch.bfloat16
-    assert torch.equal(y, norm(x.float())[0].bfloat16())
 
 
 def test_rotary_embedding_turns_pairs_of_the_two_halves_as_complex_numbers():
@@ -63,8 +44,10 @@ def test_rotary_base_comes_from_the_config(randomise):
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("softcap", [None, 0.7])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_equals_the_sum_written_out_head_by_head(masked):
+def test_attention_equals_the_sum_written_out_head_by_head(masked, softcap):
+    """Logits have a standard deviation of 1 here, so that a cap of 0.7 changes them all."""
     q, k, v = normal(2, 4, 3, 12), normal(2, 2, 5, 12, seed=1), normal(2, 2, 5, 12, seed=2)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 1, 1]], dtype=torch.bool) if masked else None
     expected = torch.empty(2, 3, 4 * 12)
@@ -73,10 +56,56 @@ def test_attention_equals_the_sum_written_out_head_by_head(masked):
         for head in range(4):
             for i in range(3):
                 logits = [float(q[b, head, i] @ k[b, head // 2, j]) / math.sqrt(12) for j in keys]
+                if softcap is not None:
+                    logits = [softcap * math.tanh(x / softcap) for x in logits]
                 weights = torch.tensor([math.exp(x) for x in logits])
                 values = torch.stack([v[b, head // 2, j] for j in keys])
                 expected[b, i, 12 * head : 12 * head + 12] = weights / weights.sum() @ values
-    torch.testing.assert_close(attend(q, k, v, mask), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attend(q, k, v, mask, softcap), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_capped_attention_in_bfloat16_has_its_softmax_in_float32():
+    """100 equal keys: in bfloat16 each weight would be rounded, and their sum be off by up to 100 roundings."""
+    q, k, v = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 100, 4), torch.ones(1, 1, 100, 4)
+    out = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, 50.0)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), torch.ones(1, 1, 4), atol=4e-3, rtol=0)
+
+
+def test_a_soft_cap_is_in_every_layer_and_in_the_cache(randomise):
+    """Two layers: the first shows in the second's keys, the last only in the tokens."""
+    x, positions = normal(2, 4, 32), torch.arange(4).expand(2, 4)
+    plain, capped = Gemma(CONFIG), Gemma(CONFIG, softcap=0.5)
+    for stack in (plain, capped):
+        randomise(stack)
+    caches = [stack.cache(x, positions) for stack in (plain, capped)]
+    assert torch.equal(caches[0].keys[0], caches[1].keys[0])
+    assert (caches[0].keys[1] - caches[1].keys[1]).abs().max() > 1e-3
+    only_last = Gemma(CONFIG)
+    only_last.load_state_dict(plain.state_dict())
+    only_last.layers[1].softcap = 0.5
+    assert (only_last(x, positions) - plain(x, positions)).abs().max() > 1e-3
+    assert (only_last(x, positions) - capped(x, positions)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("closed", ["input_layernorm", "post_attention_layernorm"])
+def test_each_sublayer_has_a_gate_of_its_own(closed, randomise):
+    """With the gates of one kind closed, the sublayers behind them could be anything."""
+    x, positions, condition = normal(2, 4, 32), torch.arange(4).expand(2, 4), normal(2, 6, seed=1)
+    behind = {"input_layernorm": "self_attn", "post_attention_layernorm": "mlp"}[closed]
+    opened, shut = [], []
+    for seed in (1, 2):
+        stack = Gemma(CONFIG, norm_maker(32, "adarms", 6)).requires_grad_(False)
+        randomise(stack)
+        for layer in stack.layers:
+            randomise(layer.get_submodule(behind), seed=seed)
+        opened.append(stack(x, positions, condition=condition))
+        for layer in stack.layers:
+            dense = layer.get_submodule(closed).dense
+            dense.weight[64:], dense.bias[64:] = 0, 0  # the last third are the gates
+        shut.append(stack(x, positions, condition=condition))
+    torch.testing.assert_close(*shut, atol=1e-6, rtol=1e-6)
+    assert (opened[0] - opened[1]).abs().max() > 1e-3
 
 
 def test_feed_forward_is_gated_by_the_tanh_form_of_gelu(randomise):

@@ -8,12 +8,31 @@ import torch
 
 from pizero import flow
 from pizero.model.config import GemmaConfig, Pi0Config
-from pizero.model.pi0 import Pi0
+from pizero.model.norm import CLOSED_GATE, AdaLayerNorm
+from pizero.model.pi0 import Pi0, precision
 from pizero.types import Actions
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+PI05 = {"state_token": False, "time_conditioning": "adarms"}
+VARIANTS = {
+    "pi0": {},
+    "pi05": PI05,
+    "restart": {"positions": "restart", "attention_softcap": 2.0, "euler_grid": "open-pi-zero"},
+    "adaln": {"time_conditioning": "adaln", "time_dim": 10, "positions": "restart", "attention_softcap": 2.0},
+    "adaln-zero": {"time_conditioning": "adaln-zero", "time_dim": 10},
+}
+ADAPTIVE_STATE = ("adaln", "adaln-zero")
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request, tiny_config, randomise) -> Pi0:
+    model = Pi0(replace(tiny_config, **VARIANTS[request.param]))
+    randomise(model)
+    return model.requires_grad_(False)
 
 
 @pytest.fixture
@@ -122,13 +141,103 @@ def test_targets_of_padded_steps_do_not_count(tiny_model, ragged, actions, noise
     assert torch.equal(tiny_model.loss(ragged, actions, t, noise), changed)
 
 
-def test_several_draws_on_one_observation_give_the_mean_of_separate_losses(tiny_model, ragged, actions, noise):
+def test_several_draws_on_one_observation_give_the_mean_of_separate_losses(variant, ragged, actions, noise):
     full = Actions(actions.values, torch.ones_like(actions.mask))
     t = torch.tensor([0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
     noises = normal(6, *noise.shape[1:], seed=5)
-    joint = tiny_model.loss(ragged, full, t, noises)
-    separate = [tiny_model.loss(ragged, full, t[i::2], noises[i::2]) for i in range(2)]
+    joint = variant.loss(ragged, full, t, noises)
+    separate = [variant.loss(ragged, full, t[i::2], noises[i::2]) for i in range(2)]
     torch.testing.assert_close(joint, sum(separate) / 2, atol=0, rtol=1e-5)
+
+
+def test_the_state_depends_on_the_time_in_the_loss_and_is_of_t_0_when_sampling(variant, ragged, actions, noise):
+    """Only where the state is a token and its norms are adaptive."""
+    adaptive = variant.config.time_conditioning in ADAPTIVE_STATE
+    prefix = variant.prefill_prefix(ragged)
+    early, late = (variant.append_state(prefix, ragged.state, torch.full((3,), t)) for t in (0.0, 0.6))
+    sampling = variant.prefill(ragged)
+    for i in range(variant.config.action.depth):
+        assert torch.equal(sampling.keys[i], early.keys[i])
+        assert torch.equal(sampling.values[i], early.values[i])
+        assert torch.equal(late.keys[i][:, :, : len(prefix)], prefix.keys[i])
+        assert torch.equal(early.keys[i], late.keys[i]) != adaptive
+    t = torch.full((3,), 0.6)
+    x_t = flow.interpolate(noise * actions.mask.any(1, keepdim=True), actions.values, t)
+    u_t = flow.target_velocity(noise * actions.mask.any(1, keepdim=True), actions.values)
+    loss, at_t, at_0 = (
+        variant.loss(ragged, actions, t, noise),
+        *(flow.loss(variant.velocity(cache, x_t, t), u_t, actions.mask) for cache in (late, early)),
+    )
+    torch.testing.assert_close(loss, at_t, atol=0, rtol=1e-5)
+    assert (abs(float(loss - at_0)) > 1e-4 * float(loss)) == adaptive
+
+
+def test_without_a_state_token_the_state_is_nowhere(tiny_config, randomise, ragged, noise):
+    model = Pi0(replace(tiny_config, **PI05)).requires_grad_(False)
+    randomise(model)
+    assert not [name for name, _ in model.named_parameters() if "state" in name]
+    cache = model.prefill(ragged)
+    assert len(cache) == len(model.prefill_prefix(ragged)) == 3 * model.config.vision.num_patches + 5
+    changed = model.prefill(replace(ragged, state=ragged.state + 1))
+    t = torch.full((3,), 0.4)
+    assert torch.equal(model.velocity(cache, noise, t), model.velocity(changed, noise, t))
+
+
+@pytest.mark.parametrize("positions", ["counted", "restart"])
+@pytest.mark.parametrize("state_token", [False, True])
+def test_positions_are_counted_from_0_or_from_1_and_again_after_the_prefix(
+    tiny_config, ragged, noise, positions, state_token, monkeypatch
+):
+    model = Pi0(replace(tiny_config, positions=positions, state_token=state_token)).requires_grad_(False)
+    seen = []
+    for expert in (model.vlm, model.action):
+        for method in ("cache", "forward"):
+            original = getattr(expert, method)
+
+            def record(x, positions, *args, original=original, **kwargs):
+                seen.append(positions.tolist())
+                return original(x, positions, *args, **kwargs)
+
+            monkeypatch.setattr(expert, method, record)
+    model.velocity(model.prefill(ragged), noise, torch.zeros(3))
+    prefix, *suffix = seen
+    first = 1 if positions == "restart" else 0
+    patches = model.config.vision.num_patches
+    for row in range(3):
+        real = [bool(ragged.image_mask[row, i // patches]) for i in range(3 * patches)]
+        real += ragged.prompt_mask[row].tolist()
+        own = [p for p, is_real in zip(prefix[row], real, strict=True) if is_real]
+        assert own == list(range(first, first + sum(real)))
+        after = [p for block in suffix for p in block[row]]
+        start = 1 if positions == "restart" else sum(real)
+        assert after == list(range(start, start + state_token + model.config.horizon))
+
+
+def test_sampling_follows_the_grid_of_the_config_in_the_type_of_the_model(tiny_config, ragged, noise, monkeypatch):
+    for grid in ("even", "openpi", "lerobot", "open-pi-zero"):
+        for dtype in (torch.float32, torch.bfloat16):
+            model = Pi0(replace(tiny_config, euler_grid=grid)).requires_grad_(False)
+            for name, parameter in model.named_parameters():
+                parameter.data = parameter.data.to(precision(name, dtype))
+            seen = []
+            monkeypatch.setattr(model, "velocity", lambda cache, x, t, seen=seen: seen.append(t) or torch.zeros_like(x))
+            model.sample(ragged.to("cpu", dtype), 10, noise=noise)
+            assert [t[0].item() for t in seen] == flow.euler_times(10, grid, dtype)
+
+
+def test_heads_stay_float32_in_a_network_of_bfloat16_and_the_velocity_is_no_coarser(variant, ragged, noise):
+    rounded = Pi0(variant.config).requires_grad_(False)
+    rounded.load_state_dict(variant.state_dict())
+    for name, parameter in rounded.named_parameters():
+        parameter.data = parameter.data.to(precision(name, torch.bfloat16))
+        assert parameter.dtype == (torch.float32 if name.startswith("heads.") else torch.bfloat16)
+    assert precision("vlm.norm.weight", torch.float32) == precision("heads.state_proj.bias", torch.float32)
+    t = torch.tensor([0.1, 0.5, 0.9])
+    v_t = rounded.velocity(rounded.prefill(ragged.to("cpu", torch.bfloat16)), noise, t)
+    assert v_t.dtype == torch.float32
+    assert not torch.equal(v_t, v_t.bfloat16().float())
+    expected = variant.velocity(variant.prefill(ragged), noise, t)
+    assert (v_t - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 @pytest.mark.parametrize("draws", [0, 2, 4])
@@ -186,9 +295,12 @@ def test_bfloat16_is_near_float32(tiny_model, ragged, noise):
     assert (actions - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
-def test_the_loss_reaches_every_weight_but_those_that_only_the_text_would_need(tiny_config, ragged, actions, noise):
-    model = Pi0(tiny_config).init_weights(torch.Generator().manual_seed(0))
-    torch.nn.init.normal_(model.heads.action_out_proj.weight)  # zero at first, which would stop the gradient there
+def test_the_loss_reaches_every_weight_but_those_that_only_the_text_would_need(
+    tiny_config, randomise, variant, ragged, actions, noise
+):
+    """Weights are drawn: fresh ones have gates and a read-out that let nothing through."""
+    model = Pi0(variant.config)
+    randomise(model)
     model.loss(ragged, actions, torch.tensor([0.1, 0.5, 0.9]), noise).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     last = f"vlm.layers.{tiny_config.vlm.depth - 1}."
@@ -201,6 +313,24 @@ def test_the_loss_reaches_every_weight_but_those_that_only_the_text_would_need(t
         last + "mlp.up_proj.weight",
         last + "mlp.down_proj.weight",
     }
+
+
+def test_fresh_weights_of_every_variant_predict_zero_velocity_and_do_not_see_the_time(
+    variant, randomise, ragged, noise
+):
+    model = Pi0(variant.config)
+    randomise(model, std=3.0)
+    model.init_weights(torch.Generator().manual_seed(0))
+    assert not model.velocity(model.prefill(ragged), noise, torch.zeros(3)).any()
+    biases = {name for name, p in model.named_parameters() if name.endswith("bias") and p.any()}
+    gates = {name for name in dict(model.named_parameters()) if name.endswith("to_gate.bias")}
+    assert biases == gates
+    for norm in model.modules():
+        if isinstance(norm, AdaLayerNorm):
+            assert not any(p.any() for p in (norm.to_gamma.weight, norm.to_beta.weight, norm.to_gamma.bias))
+            if norm.to_gate is not None:
+                assert not norm.to_gate.weight.any()
+                assert (norm.to_gate.bias == CLOSED_GATE).all()
 
 
 def test_fresh_weights_have_unit_gain_and_predict_zero_velocity(tiny_config, ragged, noise, randomise):
@@ -254,6 +384,32 @@ def test_sigma_min_is_that_of_the_flow_unless_given(tiny_model, ragged, actions,
 def test_experts_that_cannot_share_attention_are_refused(change, named):
     with pytest.raises(ValueError, match=named):
         Pi0Config(action=replace(GemmaConfig(width=1024, mlp_dim=4096), **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"time_dim": 15, "time_conditioning": "adaln"}, "the time embedding is 15 wide, must be even: see time_dim"),
+        ({"time_dim": 0, "time_conditioning": "adaln"}, "the time embedding is 0 wide"),
+        ({"time_dim": 10}, "time_dim is 10; with time_conditioning 'input' it is the width of the action expert, 1024"),
+        ({"time_dim": 10, "time_conditioning": "adarms"}, "time_dim is 10; with time_conditioning 'adarms'"),
+        ({"time_min_period": 4.0}, "time_min_period 4.0 and time_max_period 4.0 must be above 0 and rise"),
+        ({"time_min_period": 0.0}, "time_min_period 0.0"),
+        ({"attention_softcap": 0.0}, "attention_softcap is 0.0, must be above 0 or None"),
+        ({"attention_softcap": -50.0}, "attention_softcap is -50.0"),
+        ({"attention_softcap": math.nan}, "attention_softcap is nan"),
+        ({"horizon": 0}, "horizon is 0, must be at least 1"),
+    ],
+)
+def test_switches_that_cannot_be_are_refused_with_what_came(change, message):
+    with pytest.raises(ValueError, match=message):
+        Pi0Config(**change)
+
+
+def test_the_time_may_have_a_width_of_its_own_only_where_norms_take_it():
+    assert Pi0Config().time_width == 1024
+    assert Pi0Config(time_conditioning="adaln", time_dim=256).time_width == 256
+    assert Pi0Config(time_conditioning="adarms", time_dim=1024).time_width == 1024
 
 
 def test_the_released_model_has_3_3_billion_parameters():

@@ -132,7 +132,7 @@ def test_a_config_may_differ_in_what_does_not_change_the_run(config: TrainConfig
     [
         (lambda p: (p / "train_state/optimizer.safetensors").unlink(), r"optimizer\.safetensors does not exist"),
         (lambda p: (p / "train_state/state.json").write_text('{"step": 3}'), r"state\.json: seconds is missing"),
-        (lambda p: (p / "train.json").unlink(), r"train\.json does not exist; copy the whole checkpoint"),
+        (lambda p: (p / "train.json").unlink(), r"train\.json does not exist; copy the whole folder"),
         (
             lambda p: save_file({"x": torch.zeros(1)}, p / "train_state/weights.safetensors"),
             r"weights\.safetensors does not hold the expected tensors: missing: vision",

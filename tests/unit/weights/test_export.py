@@ -168,7 +168,12 @@ def trained(tmp_path, tiny_config, tiny_model):
     """A checkpoint of a training run, as wished: a function of the switches of its model and its transform."""
     vlm, action = (replace(expert, num_kv_heads=1) for expert in (tiny_config.vlm, tiny_config.action))
 
-    def make(model: dict[str, Any], transform: dict[str, Any], tokenizer: Tokenizer | None = None) -> Path:
+    def make(
+        model: dict[str, Any],
+        transform: dict[str, Any],
+        tokenizer: Tokenizer | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Path:
         config = replace(tiny_config, **{"vlm": vlm, "action": action, "vocab_size": 304, "state_dim": 6} | model)
         rng = np.random.default_rng(0)
         stats = DatasetStats(Stats.of(rng.normal(size=(50, 3))), Stats.of(rng.normal(size=(50, 3))))
@@ -186,7 +191,7 @@ def trained(tmp_path, tiny_config, tiny_model):
             **plain | transform,
         )
         saved = tokenizer or Tokenizer(GOLDEN / "lerobot_pi0_base" / "tokenizer" / "tokenizer.json")
-        weights = Pi0(config).init_weights(torch.Generator().manual_seed(3)).state_dict()
+        weights = Pi0(config).init_weights(torch.Generator().manual_seed(3)).to(dtype).state_dict()
         path = tmp_path / "trained"
         save_checkpoint(
             path, lambda file: save_tensors(file, weights), config, Transform(transform_config, stats, saved)
@@ -196,8 +201,9 @@ def trained(tmp_path, tiny_config, tiny_model):
     return make
 
 
-def test_statistics_names_and_relative_actions_of_a_training_run_survive_lerobot(trained, tmp_path):
-    ours = trained({}, {"delta_actions": ("arm.x", "arm.y")})
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_run_survives_lerobot(trained, tmp_path, dtype):
+    ours = trained({}, {"delta_actions": ("arm.x", "arm.y")}, dtype=dtype)
     remarks = export_lerobot(ours, tmp_path / "out")
     import_checkpoint(tmp_path / "out", tmp_path / "again", {"the user": Facts(robot=ROBOT, vision_heads=2)})
     model, transform = load_configs(ours)
@@ -207,8 +213,7 @@ def test_statistics_names_and_relative_actions_of_a_training_run_survive_lerobot
     assert again.stats.to_json() == transform.stats.to_json()  # float64, which float32 does not hold
     assert any("does not clip" in line for line in remarks)
     theirs, mine = load_file(tmp_path / "again" / WEIGHTS), load_file(ours / WEIGHTS)
-    for name, weight in mine.items():  # rotated columns are new numbers, rounded once to float32
-        torch.testing.assert_close(theirs[name].float(), weight, atol=1e-6, rtol=0)
+    assert all(torch.equal(theirs[name].to(weight.dtype), weight) for name, weight in mine.items())
 
 
 @pytest.mark.parametrize(
