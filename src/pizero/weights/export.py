@@ -36,6 +36,8 @@ VARIANTS = {
     (64, 4, 128, 8, 1, 16): "dummy",
 }
 """openpi's names for an expert of width, depth, mlp_dim, heads, kv heads, head_dim (src/openpi/models/gemma.py)."""
+ACTION_DIM = 32
+"""A constant of openpi's src/openpi/models_pytorch/pi0_pytorch.py, whatever its config says."""
 OPENPI_NORMALIZATION = {"input": "z-score", "adarms": "quantile"}
 OPENPI_PROMPTS = {"input": ("pi0",), "adarms": ("pi05", "pi0")}
 """With `discrete_state_input` off, pi0.5 reads pi0's prompt (src/openpi/models/pi0_config.py)."""
@@ -101,6 +103,7 @@ def export_openpi(checkpoint: Path, output: Path, report: Report | None = None) 
         *network_limits(model),
         ("model.time_min_period", model.time_min_period, (4e-3,)),
         ("model.time_max_period", model.time_max_period, (4.0,)),
+        ("model.action_dim", model.action_dim, (ACTION_DIM,)),
         ("model.state_dim", model.state_dim, same_width),
         ("transform.normalization", transform.normalization, (OPENPI_NORMALIZATION.get(kind),)),
         ("transform.prompt_format", transform.prompt_format, OPENPI_PROMPTS.get(kind, ())),

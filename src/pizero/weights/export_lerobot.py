@@ -98,16 +98,12 @@ def lerobot_tensors(ours: Ours) -> dict[str, str | None]:
 
 
 def policy_config(ours: Ours, excluded: list[str]) -> dict[str, Any]:
-    """config.json: PI0Config or PI05Config; what is about training has lerobot's defaults."""
+    """config.json: PI0Config or PI05Config; what is about training has lerobot's defaults.
+
+    Only fields of 0.6.1, which refuses others: those that came later (memory, rtc_training_max_delay) have defaults.
+    """
     model, transform = ours.model, ours.transform.config
     pi05, side = model.time_conditioning == "adarms", model.vision.image_size
-    memory = {
-        "use_visual_memory": False,
-        "use_proprioceptive_memory": False,
-        "memory_frames": 6,
-        "memory_stride": 30,
-        "memory_temporal_attention_every": 4,
-    }
     return {
         "type": "pi05" if pi05 else "pi0",
         "n_obs_steps": 1,
@@ -128,7 +124,6 @@ def policy_config(ours: Ours, excluded: list[str]) -> dict[str, Any]:
         "dtype": precision(ours),
         "chunk_size": model.horizon,
         "n_action_steps": model.horizon,
-        **(memory if pi05 else {}),
         "max_state_dim": model.state_dim,
         "max_action_dim": model.action_dim,
         "num_inference_steps": 10,
@@ -142,7 +137,6 @@ def policy_config(ours: Ours, excluded: list[str]) -> dict[str, Any]:
         "relative_exclude_joints": excluded,
         "action_feature_names": action_names(transform),
         "rtc_config": None,
-        **({"rtc_training_max_delay": 0} if pi05 else {}),
         "image_resolution": [side, side],
         "empty_cameras": 0,
         "tokenizer_max_length": transform.prompt_length,
@@ -295,6 +289,13 @@ def lerobot_remarks(ours: Ours, tokenizer: str) -> tuple[str, ...]:
     lines = ["lerobot does not name the dimensions of the state, nor the robot"]
     if tokenizer == PALIGEMMA:
         lines.append(f"lerobot will load the tokenizer of {PALIGEMMA} from the hub")
+    else:
+        lines.append(
+            f"lerobot up to 0.6.1 looks for the folder {TOKENIZER_FOLDER!r} where it is started: start it in this "
+            "folder, or override tokenizer_name of its tokenizer_processor"
+        )
+    if ours.transform.config.prompt_format == "pi05-stateless":
+        lines.append("a prompt without the state needs a lerobot later than 0.6.1")
     return (*lines, *common_remarks(ours, "lerobot"))
 
 

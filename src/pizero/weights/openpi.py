@@ -92,7 +92,8 @@ def needs(source: Source, facts: Facts) -> dict[str, str]:
 def plan(source: Source, facts: Facts) -> Plan:
     """How a model of ours is made of openpi's tensors."""
     config = infer_config(source, facts, openpi_key, "openpi")
-    return Plan(config, turn(plain_recipes(source, config, openpi_key), config), UNUSED)
+    tied = (re.escape(TIED),) if EMBEDDING in source.tensors else ()  # both are there in what lerobot made of it
+    return Plan(config, turn(plain_recipes(source, config, openpi_key), config), UNUSED + tied)
 
 
 def is_pi05(source: Source) -> bool:
