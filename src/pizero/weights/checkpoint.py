@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", dtype: torch
     with torch.device("meta"):
         model = Pi0(model_config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    weights = load_tensors(path / WEIGHTS, shapes, device)
     if dtype is None:  # one type for all, since layers of different types cannot follow each other
-        whole = all(tensor.dtype is torch.bfloat16 for tensor in weights.values())
-        dtype = torch.bfloat16 if whole else torch.float32
-    cast = {name: tensor.to(precision(name, dtype)) for name, tensor in weights.items()}
-    model.load_state_dict(cast, assign=True)
+        dtype = torch.bfloat16 if _all_bfloat16(path / WEIGHTS) else torch.float32
+    weights = load_tensors(path / WEIGHTS, shapes, device, partial(precision, dtype=dtype))
+    model.load_state_dict(weights, assign=True)
     return Checkpoint(model.eval(), transform)
 
 
@@ -173,8 +172,13 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file)
 
 
-def load_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]], device: torch.device | str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which must be those of `shapes`.
+def load_tensors(
+    file: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    device: torch.device | str,
+    dtype_of: Callable[[str], torch.dtype] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must be those of `shapes`; in the types of `dtype_of`, None: the file's.
 
     Raises ValueError that names up to 20 keys that are missing, unexpected or of another shape, or the file that is
     missing or truncated.
@@ -186,9 +190,20 @@ def load_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]], device: torc
             found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
             _check_shapes(file, found, shapes)
             # a copy, aligned as torch does: on the CPU the last bits of a product can depend on where its numbers lie
-            return {name: tensors.get_tensor(name).clone() for name in shapes}
+            if dtype_of is None:
+                return {name: tensors.get_tensor(name).clone() for name in shapes}
+            return {name: tensors.get_tensor(name).to(dtype_of(name), copy=True) for name in shapes}
     except SafetensorError as error:
         raise ValueError(f"{file} is truncated or no safetensors file ({error}); copy the checkpoint again") from error
+
+
+def _all_bfloat16(file: Path) -> bool:
+    """Whether every tensor of a file is; not of one that is missing or broken, of which `load_tensors` complains."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return all(tensors.get_slice(name).get_dtype() == "BF16" for name in tensors.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return False
 
 
 def _check_shapes(file: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pizero.model.config import GemmaConfig, Pi0Config, TimeConditioning, geometric_periods
 from pizero.model.pi0 import Pi0
 from pizero.weights.facts import Facts
-from pizero.weights.openpi import SMALLEST_FULL_VOCABULARY, siglip_config, vision_heads
+from pizero.weights.openpi import SMALLEST_FULL_VOCABULARY, beside, siglip_config, vision_heads
 from pizero.weights.recipe import Plan, Recipe, change, copy
 from pizero.weights.source import Source, TorchSource, count_layers, load_torch, most_common_shape
 
@@ -194,13 +194,13 @@ def _config(source: Source, facts: Facts) -> Pi0Config:
             width=shape("vision.layers.N.layer_norm1.bias")[0],
             depth=count_layers(source, _pattern("vision.layers.N.")),
             mlp_dim=shape("vision.layers.N.fc1.bias")[0],
-            patch_size=shape("vision.patch_embedding.weight")[-1],
-            patches=shape("vision.position_embedding.weight")[0],
+            patch=shape("vision.patch_embedding.weight"),
+            positions=shape("vision.position_embedding.weight"),
         ),
         vlm=gemma("vlm", facts.vlm_rope_base),
         action=gemma("action", facts.action_rope_base),
         vocab_size=min(shape("embed_tokens.weight")[0], SMALLEST_FULL_VOCABULARY),
-        state_dim=shape("heads.state_proj.weight")[1],
+        state_dim=beside(shape("heads.state_proj.weight"), shape("heads.state_proj.bias")[0]),
         action_dim=shape("heads.action_out_proj.bias")[0],
         horizon=facts.horizon,
         time_conditioning=conditioning,

@@ -165,9 +165,11 @@ class Shapes:
         return count_layers(self.source, _pattern(start, self.key_of))
 
     def embedding(self) -> tuple[int, ...]:
-        """Of the token embedding or the tensor that it is tied to."""
-        key = re.escape(self.key_of("embed_tokens.weight"))
-        return most_common_shape(self.source, f"{key}|{key.replace(re.escape(EMBEDDING), re.escape(TIED))}")
+        """Of the token embedding or, where it is not there, of the tensor that it is tied to."""
+        key = self.key_of("embed_tokens.weight")
+        tied = key.replace(EMBEDDING, TIED)
+        other = key not in self.source.tensors and tied in self.source.tensors
+        return most_common_shape(self.source, re.escape(tied if other else key))
 
 
 def infer_config(
@@ -199,13 +201,13 @@ def infer_config(
             width=shape("vision.layers.N.layer_norm1.bias")[0],
             depth=shape.layers("vision.layers.N."),
             mlp_dim=shape("vision.layers.N.fc1.bias")[0],
-            patch_size=shape("vision.patch_embedding.weight")[-1],
-            patches=shape("vision.position_embedding.weight")[0],
+            patch=shape("vision.patch_embedding.weight"),
+            positions=shape("vision.position_embedding.weight"),
         ),
         vlm=gemma("vlm", facts.vlm_rope_base),
         action=gemma("action", facts.action_rope_base),
-        vocab_size=shape.embedding()[0],
-        state_dim=action_dim if pi05 else shape("heads.state_proj.weight")[1],
+        vocab_size=beside(shape.embedding(), shape("vlm.layers.N.input_layernorm.weight")[0]),
+        state_dim=action_dim if pi05 else beside(shape("heads.state_proj.weight"), shape("heads.state_proj.bias")[0]),
         action_dim=action_dim,
         horizon=facts.horizon,
         state_token=not pi05,
@@ -215,10 +217,14 @@ def infer_config(
     )
 
 
-def siglip_config(facts: Facts, width: int, depth: int, mlp_dim: int, patch_size: int, patches: int) -> SiglipConfig:
-    """The vision tower of these sizes; its heads are known or told."""
+def siglip_config(
+    facts: Facts, width: int, depth: int, mlp_dim: int, patch: tuple[int, ...], positions: tuple[int, ...]
+) -> SiglipConfig:
+    """The vision tower of these sizes, with the shapes of its two embeddings; its heads are known or told."""
     heads = vision_heads(facts, width)
     assert heads is not None
+    patch_size = max(patch, key=patch.count)  # the one length that comes twice
+    patches = beside(positions, width)
     return SiglipConfig(
         width=width,
         depth=depth,
@@ -227,6 +233,11 @@ def siglip_config(facts: Facts, width: int, depth: int, mlp_dim: int, patch_size
         image_size=math.isqrt(patches) * patch_size,
         patch_size=patch_size,
     )
+
+
+def beside(shape: tuple[int, ...], known: int) -> int:
+    """The other length of a matrix that has a known one, so that a transposed matrix is found out by `check`."""
+    return shape[0] if shape[-1] == known else shape[-1]
 
 
 def vision_heads(facts: Facts, width: int) -> int | None:

@@ -190,12 +190,21 @@ def paligemma_recipes(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> 
         keys[name] = key
     if "embed_tokens.weight" not in keys and "lm_head.weight" in keys:  # tied, and saved under the other name
         keys["embed_tokens.weight"] = keys["lm_head.weight"]
-    recipes = {name: copy(keys.get(name, name), shape) for name, shape in shapes.items()}
+    recipes = {name: copy(keys.get(name) or likely_key(name, keys), shape) for name, shape in shapes.items()}
     key, (rows, width) = keys.get("embed_tokens.weight", ""), shapes["embed_tokens.weight"]
     if key and source.tensors[key].shape[0] > rows:
         whole = copy(key, (source.tensors[key].shape[0], width))
         recipes["embed_tokens.weight"] = change(whole, lambda table: table[:rows])
     return recipes
+
+
+def likely_key(name: str, keys: Mapping[str, str]) -> str:
+    """The key that a missing parameter would have, from that of the same one in another layer; its own name else."""
+    layer = re.compile(r"\.layers\.\d+\.")
+    for other, key in keys.items():
+        if layer.sub(".", other) == layer.sub(".", name) != name:
+            return layer.sub(lambda _: found[0] if (found := layer.search(name)) else "", key)
+    return name
 
 
 def unused_keys(source: Source) -> tuple[str, ...]:
