@@ -22,7 +22,7 @@ from pizero.model.pi0 import Pi0
 from pizero.weights.checkpoint import CONFIG, STATS, WEIGHTS, load_configs
 from pizero.weights.norm_stats import ARRAYS
 from pizero.weights.norm_stats import FILE as NORM_STATS
-from pizero.weights.openpi import EMBEDDING, SMALLEST_FULL_VOCABULARY, TIED, openpi_key
+from pizero.weights.openpi import EMBEDDING, PALIGEMMA_TOKENS, TIED, openpi_key
 from pizero.weights.recipe import check, copy
 from pizero.weights.source import SafetensorsSource, Source, read_json
 from pizero.weights.turn import READ_OUT, time_layer, turn_columns
@@ -250,8 +250,8 @@ def common_remarks(ours: Ours, program: str) -> tuple[str, ...]:
         lines.append(f"{program} does not clip actions to what {robot.name} accepts")
     if "custom" in (variant(model.vlm), variant(model.action)):
         lines.append(f"these sizes are no variant of {program}: it must be told them before it can load the weights")
-    if model.vocab_size != SMALLEST_FULL_VOCABULARY:
-        lines.append(f"{program} expects {SMALLEST_FULL_VOCABULARY} tokens, this model has {model.vocab_size}")
+    if model.vocab_size != PALIGEMMA_TOKENS:
+        lines.append(f"{program} expects {PALIGEMMA_TOKENS} tokens, this model has {model.vocab_size}")
     return tuple(lines)
 
 

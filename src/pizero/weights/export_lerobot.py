@@ -39,7 +39,7 @@ from pizero.weights.lerobot_folder import (
     is_excluded,
     neutral_names,
 )
-from pizero.weights.openpi import SMALLEST_FULL_VOCABULARY, TIED, openpi_key
+from pizero.weights.openpi import PALIGEMMA_TOKENS, TIED, openpi_key
 from pizero.weights.writer import Report, write_safetensors
 
 PROMPTS = {"input": ("lerobot-pi0",), "adarms": ("pi05", "pi05-stateless")}
@@ -266,10 +266,10 @@ def tokenizer_name(tokenizer: Tokenizer) -> str:
         if not tokenizers.Tokenizer.from_buffer(tokenizer.model_bytes).encode("").ids:
             raise ValueError("lerobot takes tokenizer.json as it is, and this one puts no <bos> before a text")
         return TOKENIZER_FOLDER
-    if tokenizer.vocab_size != SMALLEST_FULL_VOCABULARY:
+    if tokenizer.vocab_size != PALIGEMMA_TOKENS:
         raise ValueError(
             f"lerobot cannot say what this policy is: its tokenizer is a sentencepiece model of {tokenizer.vocab_size} "
-            f"tokens (lerobot has tokenizer.json, or PaliGemma's of {SMALLEST_FULL_VOCABULARY})"
+            f"tokens (lerobot has tokenizer.json, or PaliGemma's of {PALIGEMMA_TOKENS})"
         )
     return PALIGEMMA
 

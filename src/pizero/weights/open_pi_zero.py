@@ -15,7 +15,7 @@ from torch import Tensor
 from pizero.model.config import GemmaConfig, Pi0Config, TimeConditioning, geometric_periods
 from pizero.model.pi0 import Pi0
 from pizero.weights.facts import Facts
-from pizero.weights.openpi import SMALLEST_FULL_VOCABULARY, beside, siglip_config, vision_heads
+from pizero.weights.openpi import PALIGEMMA_TOKENS, beside, siglip_config, vision_heads
 from pizero.weights.recipe import Plan, Recipe, change, copy
 from pizero.weights.source import Source, TorchSource, count_layers, load_torch, most_common_shape
 
@@ -199,7 +199,7 @@ def _config(source: Source, facts: Facts) -> Pi0Config:
         ),
         vlm=gemma("vlm", facts.vlm_rope_base),
         action=gemma("action", facts.action_rope_base),
-        vocab_size=min(shape("embed_tokens.weight")[0], SMALLEST_FULL_VOCABULARY),
+        vocab_size=min(shape("embed_tokens.weight")[0], PALIGEMMA_TOKENS),
         state_dim=beside(shape("heads.state_proj.weight"), shape("heads.state_proj.bias")[0]),
         action_dim=shape("heads.action_out_proj.bias")[0],
         horizon=facts.horizon,

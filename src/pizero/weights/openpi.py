@@ -18,16 +18,7 @@ from pizero.model.pi0 import Pi0
 from pizero.weights.facts import Facts
 from pizero.weights.norm_stats import find_norm_stats, several_norm_stats
 from pizero.weights.recipe import Plan, Recipe, change, copy
-from pizero.weights.source import (
-    INDEX,
-    SINGLE,
-    SafetensorsSource,
-    Source,
-    count_layers,
-    find_files,
-    most_common_shape,
-    read_json,
-)
+from pizero.weights.source import Source, count_layers, most_common_shape, open_safetensors, read_json
 from pizero.weights.turn import READ_OUT, time_layer, turn_columns
 
 NAME = "openpi"
@@ -42,17 +33,15 @@ SO400M_WIDTH, SO400M_HEADS = 1152, 16
 """The vision tower of every released model."""
 PROMPT_LENGTH = {False: 48, True: 200}
 """Most tokens of a prompt, of pi0 and pi0.5 (openpi, src/openpi/models/pi0_config.py)."""
-SMALLEST_FULL_VOCABULARY = 257_152
+PALIGEMMA_TOKENS = 257_152
 """PaliGemma's tokens; rows after them are padding or the place of an image."""
 
 
 def open_source(path: Path) -> Source | None:
     """The tensors at `path`; None when they are not openpi's. Raises ValueError when a file is broken."""
-    if path.is_dir() and not ((path / SINGLE).is_file() or (path / INDEX).is_file()):
+    source = open_safetensors(path)
+    if source is None:
         return None
-    if path.is_file() and path.suffix != ".safetensors":
-        return None
-    source = SafetensorsSource(path, find_files(path))
     theirs = sum(key.startswith("paligemma_with_expert.") for key in source.tensors)
     return source if theirs > len(source.tensors) / 2 else None
 

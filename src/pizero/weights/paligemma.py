@@ -11,9 +11,9 @@ import torch
 from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
 from pizero.model.pi0 import Pi0
 from pizero.weights.facts import Facts
-from pizero.weights.openpi import SMALLEST_FULL_VOCABULARY
+from pizero.weights.openpi import PALIGEMMA_TOKENS
 from pizero.weights.recipe import Plan, Recipe, change, check, copy
-from pizero.weights.source import INDEX, SINGLE, SafetensorsSource, Source, find_files, read_json
+from pizero.weights.source import SafetensorsSource, Source, find_files, open_safetensors, read_json
 
 NAME = "paligemma"
 PARTS = ("vision.", "projector.", "embed_tokens.", "vlm.")
@@ -60,11 +60,9 @@ def load_paligemma(model: Pi0, path: Path) -> None:
 
 def open_source(path: Path) -> Source | None:
     """The tensors at `path`; None when they are no PaliGemma's. Raises ValueError when a file is broken."""
-    if path.is_dir() and not ((path / SINGLE).is_file() or (path / INDEX).is_file()):
+    source = open_safetensors(path)
+    if source is None:
         return None
-    if path.is_file() and path.suffix != ".safetensors":
-        return None
-    source = SafetensorsSource(path, find_files(path))
     names = {rename(key) for key in source.tensors}
     ours = sum(name.startswith(("vision.layers.", "vlm.layers.", "projector.")) for name in names)
     starts = ("language_model.", "model.language_model.")
@@ -105,7 +103,7 @@ def fresh_config(path: Path, horizon: int) -> Pi0Config:
     """The sizes of a PaliGemma's folder, with an action expert half as wide as released ones are to Gemma's."""
     vision, vlm, rows = paligemma_config(path if path.is_dir() else path.parent)
     action = replace(vlm, width=vlm.width // 2, mlp_dim=vlm.mlp_dim // 4)
-    vocab_size = min(rows, SMALLEST_FULL_VOCABULARY)
+    vocab_size = min(rows, PALIGEMMA_TOKENS)
     return Pi0Config(vision=vision, vlm=vlm, action=action, vocab_size=vocab_size, horizon=horizon)
 
 

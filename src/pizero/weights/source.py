@@ -144,6 +144,13 @@ def find_files(path: Path) -> list[Path]:
     return files
 
 
+def open_safetensors(path: Path) -> SafetensorsSource | None:
+    """The safetensors file or files at `path`; None when there are none. Raises ValueError when one is broken."""
+    if path.suffix != ".safetensors" and not ((path / SINGLE).is_file() or (path / INDEX).is_file()):
+        return None
+    return SafetensorsSource(path, find_files(path))
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError names a file that is missing or holds none."""
     try:
