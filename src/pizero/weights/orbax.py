@@ -191,7 +191,8 @@ def _is_orbax(path: Path) -> bool:
 
 def _checkpoint(params: Path) -> Path:
     """The checkpoint to which a folder of parameters belongs."""
-    return params.absolute().parent if params.name == PARAMS else params
+    place = params.resolve()
+    return place.parent if place.name == PARAMS else params
 
 
 def _check_policy(source: Source) -> None:

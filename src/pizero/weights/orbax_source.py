@@ -100,11 +100,11 @@ def to_torch(numbers: np.ndarray) -> Tensor:
 
 def _spec(path: Path, name: str, metadata: dict[str, Any]) -> dict[str, Any]:
     """Where and how tensorstore finds an array."""
-    folder = {"driver": "file", "path": f"{path.absolute()}/"}
+    folder = {"driver": "file", "path": f"{path.resolve()}/"}
     inside = {"driver": "ocdbt", "base": folder, "path": f"{name}/"}
     spec: dict[str, Any] = {
         "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
-        "kvstore": inside if (path / MANIFEST).is_file() else folder | {"path": f"{path.absolute()}/{name}/"},
+        "kvstore": inside if (path / MANIFEST).is_file() else folder | {"path": f"{path.resolve()}/{name}/"},
         "recheck_cached_data": "open",
     }
     if metadata.get("store_array_data_equal_to_fill_value"):

@@ -373,3 +373,10 @@ def test_horizon_alpha_and_one_of_several_statistics_are_asked_for(params):
 def test_an_alpha_without_adapters_is_refused():
     with pytest.raises(ValueError, match=r"--lora-alpha is 6\.0, but memory/params has no attention adapters"):
         orbax.plan(Memory(leaves("pi0")), FACTS["lora"])
+
+
+def test_a_path_with_dots_in_it_will_do(tmp_path, monkeypatch):
+    write_orbax(tmp_path / "params", {"a": np.arange(2.0, dtype=np.float32)})
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    assert OrbaxSource(Path("../params")).read("a").tolist() == [0.0, 1.0]
