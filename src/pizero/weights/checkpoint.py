@@ -29,7 +29,7 @@ from pizero.embodiment import Embodiment
 from pizero.model.config import Pi0Config
 from pizero.model.pi0 import Pi0, precision
 from pizero.weights.json_config import from_json, to_json
-from pizero.weights.source import MAX_NAMED, read_json
+from pizero.weights.source import MAX_NAMED, listed, read_json
 
 FORMAT = "pizero"
 VERSION = 2
@@ -214,9 +214,8 @@ def _check_shapes(file: Path, found: Mapping[str, tuple[int, ...]], expected: Ma
         elif shape != expected[name]:
             problems.append(f"mis-shaped: {name} is {shape}, expected {expected[name]}")
     if problems:
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         raise ValueError(
-            f"{file} does not hold the expected tensors: {'; '.join(problems[:MAX_NAMED])}{more}. "
+            f"{file} does not hold the expected tensors: {listed(problems)}. "
             f"It belongs to another {CONFIG}: copy the checkpoint again"
         )
 

@@ -2,7 +2,7 @@
 
 openpi: src/openpi/training/config.py (`_CONFIGS`, and the mask of delta actions in each data config), with the defaults
 of src/openpi/models/pi0_config.py. open-pi-zero: config/train/{bridge,fractal}.yaml and
-config/eval/{bridge,fractal_apple}.yaml; src/model/vla/joint_model.py for the cap on attention.
+config/eval/{bridge,fractal_apple}.yaml.
 """
 
 import difflib
@@ -68,8 +68,6 @@ class OpenPiZeroRecipe:
     """Base of the frequencies of the time embedding. Configs of later commits say 100, the checkpoints were before."""
     action_rope_base: float = 10_000.0
     """Base of the rotary embedding of state and action tokens; 100 in configs of later commits, like the one above."""
-    attention_softcap: float = 50.0
-    """Largest attention logit, through tanh."""
 
 
 def _pi0(name: str, robot: Embodiment, horizon: int = 50, delta_actions: tuple[str, ...] = ()) -> OpenpiRecipe:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pizero.weights.facts import Facts
-from pizero.weights.source import MAX_NAMED, Info, SafetensorsSource, Source, read_json
+from pizero.weights.source import Info, SafetensorsSource, Source, listed, read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -113,9 +113,8 @@ class MergedSource:
             except ValueError as error:
                 problems.append(str(error))
         if problems or not (whole or factors):
-            more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-            named = "; ".join(problems[:MAX_NAMED]) or "it holds no tensor"
-            raise ValueError(f"the adapter {self._folder} does not fit {self._base.path}: {named}{more}")
+            named = listed(problems) or "it holds no tensor"
+            raise ValueError(f"the adapter {self._folder} does not fit {self._base.path}: {named}")
         return whole, factors
 
     def _factor(self, key: str, pair: Mapping[str, str], config: Mapping[str, Any]) -> Factors:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pizero.model.config import Pi0Config
-from pizero.weights.source import MAX_NAMED, Source
+from pizero.weights.source import Source, listed
 
 LAYOUTS = {
     "PaliGemma as on the hub (transformers before 4.52)": ("language_model.model.", "vision_tower.vision_model."),
@@ -103,9 +103,8 @@ def check(
         elif not isinstance(info.dtype, torch.dtype):
             problems.append(f"not floating point: {key} is {info.dtype}")
     if problems:
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         raise ValueError(
-            f"{source.path} does not fit the model: {'; '.join(problems[:MAX_NAMED])}{more}. "
+            f"{source.path} does not fit the model: {listed(problems)}. "
             f"Its keys look like {nearest_layout(source.tensors)}"
         )
 

@@ -5,7 +5,7 @@ import json
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +162,12 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{file} holds a {type(data).__name__}, expected an object; copy or download it again")
     return data
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first `MAX_NAMED` of them in one line, and how many more there are."""
+    more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+    return "; ".join(problems[:MAX_NAMED]) + more
 
 
 def most_common_shape(source: Source, pattern: str) -> tuple[int, ...]:
