@@ -10,7 +10,7 @@ from pizero.model.pi0 import Pi0
 from pizero.train.config import OptimConfig
 
 VLM_PARTS = ("vision.", "projector.", "embed_tokens.", "vlm.")
-"""How the parameters start that `freeze_vlm` keeps as they are."""
+"""How the names of the parameters start that are of the pre-trained vision-language model."""
 
 
 def unused_parameters(config: Pi0Config) -> frozenset[str]:
@@ -31,13 +31,13 @@ def unused_parameters(config: Pi0Config) -> frozenset[str]:
     return frozenset({"vlm.norm.weight", *(f"{last}{part}.weight" for part in parts)})
 
 
-def trained_parameters(model: Pi0, freeze_vlm: bool = False) -> dict[str, nn.Parameter]:
+def trained_parameters(model: Pi0, expert_only: bool = False) -> dict[str, nn.Parameter]:
     """The parameters that are given to the optimiser, by name, in the model's order."""
     unused = unused_parameters(model.config)
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name not in unused and not (freeze_vlm and name.startswith(VLM_PARTS))
+        if name not in unused and not (expert_only and name.startswith(VLM_PARTS))
     }
 
 
@@ -52,11 +52,12 @@ def make_optimizer(parameters: dict[str, nn.Parameter], config: OptimConfig) -> 
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int, time_fraction: float = 0.0) -> float:
-    """The learning rate of step 0, 1, ... `steps` - 1: a line up to `lr`, then half a cosine down to `min_lr`.
+    """The learning rate of step 0, 1, ... `steps` - 1: a line up to `lr`, then half a cosine down to `min_lr`, or none.
 
     The same numbers as openpi's (optax.warmup_cosine_decay_schedule from lr / (warmup_steps + 1)). `time_fraction` is
     the part of the allowed time that has passed; the cosine follows it where it is further than the steps.
     """
+    lowest = config.lr if config.min_lr is None else config.min_lr
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     done = max(0.0, (step - config.warmup_steps) / (steps - config.warmup_steps), min(1.0, time_fraction))
-    return warmup * (config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done)))
+    return warmup * (lowest + (config.lr - lowest) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -26,6 +26,7 @@ def debug() -> TrainConfig:
         batch_size=8,
         draws=2,
         precision="fp32",
+        compile=False,
         save_every=10,
         log_every=5,
     )
@@ -57,6 +58,7 @@ def demo() -> TrainConfig:
         batch_size=32,
         draws=2,
         precision="fp32",
+        compile=False,
         save_every=1_000_000,
         log_every=20,
     )
@@ -67,7 +69,7 @@ def pi0() -> TrainConfig:
     return TrainConfig(
         name="pi0",
         output=Path("runs/pi0"),
-        data=DataConfig(normalization="z-score", prompt_length=48),
+        data=DataConfig(normalization="z-score", prompt_length=48, workers=8),
         init=Path("paligemma-3b-pt-224"),
     )
 
@@ -78,8 +80,8 @@ def bridge() -> TrainConfig:
         name="bridge",
         output=Path("runs/bridge"),
         model=Pi0Config(state_dim=7, action_dim=7, horizon=4),
-        data=DataConfig(normalization="bounds", raw_actions=("gripper",), prompt_length=20),
-        optim=OptimConfig(lr=5e-5, min_lr=5e-5, warmup_steps=200, weight_decay=0.0, ema_decay=None),
+        data=DataConfig(normalization="bounds", raw_actions=("gripper",), prompt_length=20, workers=8),
+        optim=OptimConfig(lr=5e-5, min_lr=None, warmup_steps=200, weight_decay=0.0, ema_decay=None),
         steps=19_000,
         batch_size=1024,
         accumulate=16,

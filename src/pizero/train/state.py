@@ -94,7 +94,7 @@ def make_state(config: TrainConfig, device: torch.device) -> TrainState:
 
 def wrap(config: TrainConfig, device: torch.device, model: Pi0) -> TrainState:
     """The state of a run that starts with this model; gradients are switched off for what is not trained."""
-    parameters = trained_parameters(model, config.freeze_vlm)
+    parameters = trained_parameters(model, config.tune == "expert")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in parameters)
     return TrainState(

@@ -56,7 +56,7 @@ def test_missing_and_unknown_keys_are_named() -> None:
         ({"sigma_min": 1.0}, "sigma_min is 1.0, must be from 0 to below 1"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0"),
         ({"max_seconds": 9.0, "resume": True}, "resume continues bit for bit, which max_seconds makes impossible"),
-        ({"freeze_vlm": True}, "freeze_vlm without init would keep a random vision tower"),
+        ({"tune": "expert"}, "tune expert without init would keep random weights"),
         ({"device": "gpu"}, "device is 'gpu', must be auto, cpu, cuda"),
         ({"seed": -1}, "seed is -1"),
     ],

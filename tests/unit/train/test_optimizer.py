@@ -37,7 +37,7 @@ def test_the_optimiser_has_all_other_parameters(config: TrainConfig, make: Calla
 
 
 def test_a_frozen_vlm_leaves_the_action_expert_and_the_heads(config: TrainConfig) -> None:
-    trained = trained_parameters(Pi0(config.model), freeze_vlm=True)
+    trained = trained_parameters(Pi0(config.model), expert_only=True)
     assert {name.partition(".")[0] for name in trained} == {"action", "heads"}
 
 

@@ -222,7 +222,7 @@ def test_a_run_starts_from_a_paligemma_and_may_freeze_it(
 ) -> None:
     expected = Pi0(config.model)
     randomise(expected, seed=9)
-    state = make_state(replace(config, init=paligemma, freeze_vlm=True), CPU)
+    state = make_state(replace(config, init=paligemma, tune="expert"), CPU)
     for _ in range(3):
         train_step(state, *batch)
     fresh = make_model(config, CPU)
