@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pizero.model.config import GemmaConfig
 from pizero.model.norm import MakeNorm, RMSNorm, add
+from pizero.model.recompute import run_layer
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ class Gemma(nn.Module):
     def __init__(self, config: GemmaConfig, make_norm: MakeNorm | None = None, softcap: float | None = None) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Keep only the inputs of layers for the backward pass."""
         make = make_norm or (lambda inner: RMSNorm(config.width))
         self.layers = nn.ModuleList(GemmaLayer(config, make, softcap) for _ in range(config.depth))
         self.norm = make(False)
@@ -220,7 +223,8 @@ class Gemma(nn.Module):
         table = rotary_table(positions, self.config.head_dim, self.config.rope_base)
         allowed = mask if past is None else past.allowed(x.shape[1], mask)
         for i, layer in enumerate(self.layers):
-            x, _, _ = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed, condition)
+            seen = None if past is None else (past.keys[i], past.values[i])
+            x, _, _ = run_layer(layer, self.recompute, x, table, seen, allowed, condition)
         y, _ = self.norm(x, condition)
         return y
 
@@ -237,7 +241,8 @@ class Gemma(nn.Module):
         allowed = mask if past is None else past.allowed(x.shape[1], mask)
         keys, values = [], []
         for i, layer in enumerate(self.layers[:-1]):
-            x, k, v = layer(x, table, None if past is None else (past.keys[i], past.values[i]), allowed, condition)
+            seen = None if past is None else (past.keys[i], past.values[i])
+            x, k, v = run_layer(layer, self.recompute, x, table, seen, allowed, condition)
             keys.append(k)
             values.append(v)
         k, v = cast(GemmaLayer, self.layers[-1]).only_kv(x, table, condition)

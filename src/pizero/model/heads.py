@@ -35,6 +35,11 @@ def log_spaced(
     return first * (last / first) ** torch.linspace(0, 1, count, device=device, dtype=dtype)
 
 
+def exact(device: torch.device) -> torch.autocast:
+    """A context in which autocast is off: the heads compute in the type of their weights, float32 in training."""
+    return torch.autocast(device.type, enabled=False)
+
+
 class Heads(nn.Module):
     """State projection, action and time networks, velocity read-out (pi0 paper, appendix B; names of openpi).
 
@@ -68,7 +73,8 @@ class Heads(nn.Module):
 
     def embed_state(self, state: Float[Tensor, "b s"]) -> Float[Tensor, "b 1 d"]:
         """The state as one token of the action expert."""
-        return self.state_proj(state.to(self.dtype))[:, None]
+        with exact(state.device):
+            return self.state_proj(state.to(self.dtype))[:, None]
 
     def embed_time(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b c"]:
         """Sines and cosines of the flow time."""
@@ -82,19 +88,22 @@ class Heads(nn.Module):
             return None
         time = self.embed_time(t)
         if self.config.time_conditioning == "adarms":
-            return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
+            with exact(t.device):
+                return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
         return time
 
     def embed_actions(self, x_t: Float[Tensor, "b t a"], t: Float[Tensor, " b"]) -> Float[Tensor, "b t d"]:
         """Noisy actions, with the flow time where it enters here, as tokens: W3 swish(W2 [W1 x_t ; time])."""
-        actions = self.action_in_proj(x_t.to(self.dtype))
-        if self.config.time_conditioning == "adarms":
-            return actions
-        if self.config.time_conditioning == "input":
-            time = self.embed_time(t)[:, None].expand(*actions.shape[:2], -1)
-            return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat([actions, time], dim=-1))))
-        return self.action_mlp_out(F.silu(self.action_mlp_in(actions)))
+        with exact(x_t.device):
+            actions = self.action_in_proj(x_t.to(self.dtype))
+            if self.config.time_conditioning == "adarms":
+                return actions
+            if self.config.time_conditioning == "input":
+                time = self.embed_time(t)[:, None].expand(*actions.shape[:2], -1)
+                return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(torch.cat([actions, time], dim=-1))))
+            return self.action_mlp_out(F.silu(self.action_mlp_in(actions)))
 
     def velocity(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t a"]:
         """The velocity that each action token predicts."""
-        return self.action_out_proj(x.to(self.dtype))
+        with exact(x.device):
+            return self.action_out_proj(x.to(self.dtype))

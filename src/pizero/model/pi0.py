@@ -48,7 +48,10 @@ class Pi0(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the tokens in both experts."""
+        """Of the tokens in both experts: that of autocast where it is on, else that of the weights."""
+        device = self.embed_tokens.weight.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
         return self.embed_tokens.weight.dtype
 
     def cast(self, dtype: torch.dtype) -> "Pi0":
@@ -56,6 +59,11 @@ class Pi0(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.data = parameter.data.to(precision(name, dtype))
         return self
+
+    def set_recompute(self, recompute: bool) -> None:
+        """Whether the backward pass computes the inside of layers again in place of keeping it: less memory, slower."""
+        for stack in (self.vision, self.vlm, self.action):
+            stack.recompute = recompute
 
     def init_weights(self, generator: torch.Generator | None = None) -> "Pi0":
         """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, zero velocity."""
@@ -82,7 +90,7 @@ class Pi0(nn.Module):
 
     def embed_prompt(self, prompt: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """Prompt tokens, times sqrt(width) (Gemma)."""
-        return self.embed_tokens(prompt) * math.sqrt(self.config.vlm.width)
+        return self.embed_tokens(prompt).to(self.dtype) * math.sqrt(self.config.vlm.width)
 
     def embed_prefix(
         self, observation: Observation

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pizero.model.config import SiglipConfig
+from pizero.model.recompute import run_layer
 
 LAYER_NORM_EPS = 1e-6
 """big_vision, models/vit.py."""
@@ -43,6 +44,8 @@ class Siglip(nn.Module):
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Keep only the inputs of layers for the backward pass."""
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         self.position_embedding = nn.Embedding(config.num_patches, config.width)
         self.layers = nn.ModuleList(SiglipLayer(config) for _ in range(config.depth))
@@ -52,7 +55,8 @@ class Siglip(nn.Module):
         """Patch embeddings, row by row from the upper left, of pictures in [-1, 1]."""
         side = self.config.image_size  # the convolution would take other sizes too, and give wrong numbers
         assert images.shape[2:] == (side, side), f"pictures of {tuple(images.shape[2:])}, the model takes {side, side}"
-        x = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding.weight
+        x = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        x = x + self.position_embedding.weight.to(x.dtype)  # under autocast the patches are bfloat16
         for layer in self.layers:
-            x = layer(x)
+            x = run_layer(layer, self.recompute, x)
         return self.post_layernorm(x)

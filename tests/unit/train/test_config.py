@@ -8,11 +8,12 @@ from typing import get_args
 import pytest
 
 from pizero import flow
-from pizero.data import images, loader, normalize, prompt
+from pizero.data import images, normalize, prompt
 from pizero.train import config as module
 from pizero.train.config import (
     AugmentConfig,
     DataConfig,
+    LoraConfig,
     OptimConfig,
     TrainConfig,
     config_from_json,
@@ -26,9 +27,14 @@ def test_json_gives_the_equal_config_back() -> None:
     config = replace(
         RUN,
         data=DataConfig(
-            root=Path("data"), raw_actions=("grip",), augment=AugmentConfig(3, 0.1, 0.2), delta_actions=("x", "y")
+            root=Path("data"),
+            raw_actions=("grip",),
+            augment=AugmentConfig(crop=0.9, shift_pixels=3),
+            delta_actions=("x", "y"),
         ),
         optim=OptimConfig(clip_norm=None, ema_decay=None, betas=(0.8, 0.9)),
+        tune="lora",
+        lora=LoraConfig(rank=4, targets=("q_proj",), vision=False),
         init=Path("weights"),
         max_seconds=30.0,
     )
@@ -57,6 +63,9 @@ def test_missing_and_unknown_keys_are_named() -> None:
         ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0"),
         ({"max_seconds": 9.0, "resume": True}, "resume continues bit for bit, which max_seconds makes impossible"),
         ({"tune": "expert"}, "tune expert without init would keep random weights"),
+        ({"lora": LoraConfig(rank=8)}, "lora has no effect with tune full"),
+        ({"tune": "qlora", "init": Path("x"), "parallel": "fsdp"}, "tune qlora does not work with parallel fsdp"),
+        ({"validate_every": 0}, "validate_every is 0, must be at least 1"),
         ({"device": "gpu"}, "device is 'gpu', must be auto, cpu, cuda"),
         ({"seed": -1}, "seed is -1"),
     ],
@@ -74,11 +83,46 @@ def test_a_run_that_makes_no_sense_is_refused(changes: dict, message: str) -> No
         ({"betas": (0.9, 1.0)}, r"optim\.betas"),
         ({"ema_decay": 1.0}, r"optim\.ema_decay is 1\.0, must be between 0 and 1, or None"),
         ({"clip_norm": 0.0}, r"optim\.clip_norm"),
+        ({"vlm_lr": 0.0}, r"optim\.vlm_lr is 0\.0, must be above 0, or None"),
     ],
 )
 def test_an_optimiser_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": 1.0}, r"data\.held_out is 1\.0, must be from 0 to below 1"),
+        ({"workers": 2, "preload": True}, r"data\.workers has no effect with data\.preload"),
+        ({"root": Path("a"), "mix": ("b=1",)}, r"data\.root and data\.mix are both given"),
+        ({"mix": ("b",)}, r"data\.mix has 'b', must be FOLDER=WEIGHT"),
+        ({"mix": ("b=-1",)}, r"data\.mix has 'b=-1'"),
+        ({"mix": ("b=1", "b=2")}, r"data\.mix names a folder twice"),
+    ],
+)
+def test_data_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**changes)
+
+
+def test_the_weights_of_a_mix_add_up_to_one() -> None:
+    assert DataConfig(mix=("a=1", "dir/b=3")).sources() == [(Path("a"), 0.25), (Path("dir/b"), 0.75)]
+    assert DataConfig(root=Path("a")).sources() == [(Path("a"), 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ("q_pro",)}, "lora.targets has 'q_pro', did you mean 'q_proj'"),
+        ({"rank": 0}, r"lora\.rank is 0, must be at least 1"),
+        ({"vision": False, "vlm": False, "action": False}, "lora adapts nothing"),
+    ],
+)
+def test_adapters_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LoraConfig(**changes)
 
 
 def test_what_is_repeated_here_to_keep_torch_out_is_the_same_there() -> None:
@@ -87,7 +131,6 @@ def test_what_is_repeated_here_to_keep_torch_out_is_the_same_there() -> None:
     assert get_args(module.PromptFormat) == get_args(prompt.PromptFormat)
     assert get_args(module.Resize) == get_args(images.Resize)
     assert RUN.sigma_min == flow.SIGMA_MIN
-    assert vars(AugmentConfig()).keys() == vars(loader.Augment()).keys()
 
 
 def test_configs_and_presets_import_neither_torch_nor_numpy() -> None:
