@@ -12,12 +12,14 @@ pi0, a vision-language-action policy: record demonstrations, train, evaluate in 
 
   demo                      all of it in one go, on the CPU, in a quarter of an hour
   collect TASK ...          demonstrations of a scripted expert, as a LeRobot v3.0 data set
-  stats DATASET             statistics of a data set's states and actions
+  stats DATASET ...         statistics of the states and actions of one data set or several
+  doctor DATASET            what will go wrong with a data set, by itself or beside a checkpoint
   train PRESET ...          train a policy
   eval CHECKPOINT ...       count successes in a simulator and film them
   act CHECKPOINT ...        the action chunk for one frame
   import SRC DST            a checkpoint of openpi, lerobot, open-pi-zero, transformers or a PaliGemma becomes ours
   export CHECKPOINT DST     ... and back, for openpi's server or lerobot
+  merge ADAPTER DST         adapters and their base become one whole checkpoint
   show X                    what is in a data set, a checkpoint or a preset; `show tasks`, `show presets`,
                             `show robots` and `show recipes` list them
 
@@ -74,6 +76,12 @@ def _stats(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _doctor(arguments: Sequence[str]) -> int:
+    from pizero.command.doctor import main
+
+    return main(arguments)
+
+
 def _train(arguments: Sequence[str]) -> int:
     from pizero.command.train import main
 
@@ -104,6 +112,12 @@ def _export(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _merge(arguments: Sequence[str]) -> int:
+    from pizero.command.merge import main
+
+    return main(arguments)
+
+
 def _show(arguments: Sequence[str]) -> int:
     from pizero.command.show import main
 
@@ -114,10 +128,12 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": _demo,
     "collect": _collect,
     "stats": _stats,
+    "doctor": _doctor,
     "train": _train,
     "eval": _evaluate,
     "act": _act,
     "import": _import,
     "export": _export,
+    "merge": _merge,
     "show": _show,
 }

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; its exit code."""
     args = parse(Show, "show", arguments)
     folder = Path(args.what)
-    if args.save_frame is not None and not (folder / "meta" / "info.json").is_file():
+    if args.save_frame is not None and not is_dataset(folder):
         raise ValueError(f"--save-frame takes a frame of a data set, and {args.what} is none")
     if args.what == "tasks":
         from pizero.sim.env import find_task, list_tasks
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
         for name, preset in presets().items():
             print(f"{name:10}{' '.join((preset.__doc__ or '').split())}")
-    elif (folder / "meta" / "info.json").is_file():
+    elif is_dataset(folder):
         _show_dataset(folder, args)
     elif folder.is_dir():
         _show_checkpoint(folder)
@@ -62,12 +62,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder has the file that a LeRobot or an RLDS data set begins with."""
+    return (folder / "meta" / "info.json").is_file() or (folder / "features.json").is_file()
+
+
 def _show_dataset(folder: Path, args: Show) -> None:
     from pizero.command.card import rate
-    from pizero.data.lerobot import LeRobotDataset
+    from pizero.data.dataset import open_dataset
     from pizero.frame import save_frame
 
-    dataset = LeRobotDataset(folder)
+    dataset = open_dataset(folder)
     if args.save_frame is not None:
         if not 0 <= args.frame < dataset.num_frames:
             raise ValueError(f"frame is {args.frame}, {folder} has frames 0 to {dataset.num_frames - 1}")
@@ -75,7 +80,7 @@ def _show_dataset(folder: Path, args: Show) -> None:
         print(f"wrote {args.save_frame}")
         return
     robot, episodes = dataset.embodiment, dataset.episodes
-    print(f"LeRobot data set of {robot.name}, {rate(robot)}: {len(episodes)} episodes, ", end="")
+    print(f"data set of {robot.name}, {rate(robot)}: {len(episodes)} episodes, ", end="")
     print(f"{dataset.num_frames} frames")
     print(f"cameras {', '.join(robot.cameras)}; state {', '.join(robot.state)}; actions {', '.join(robot.actions)}")
     for prompt in dataset.prompts:

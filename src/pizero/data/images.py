@@ -134,3 +134,18 @@ def to_model(
         values = channels_first * np.float32(2)
     values -= np.float32(1)
     return torch.from_numpy(values)
+
+
+def to_model_tensor(
+    images: UInt8[Tensor, "*batch h w 3"] | Float[Tensor, "*batch h w 3"],
+) -> Float[Tensor, "*batch 3 h w"]:
+    """`to_model` on the device where the pictures are, bit for bit."""
+    return to_model_range(images.movedim(-1, -3).float(), images.dtype == torch.uint8)
+
+
+def to_model_range(values: Float[Tensor, "*batch"], whole: bool) -> Float[Tensor, "*batch"]:
+    """Values of pictures in [-1, 1], contiguous: from 0 to 255 where they are `whole`, otherwise from 0 to 1."""
+    if whole:
+        # a tensor, not a number: CUDA would multiply by the inverse of a number, and round otherwise than numpy
+        return (values.contiguous() / values.new_full((), float(HALF_RANGE))).sub_(1)
+    return (values.contiguous() * 2).sub_(1)

@@ -104,8 +104,8 @@ class DatasetStats:
 
 
 @runtime_checkable
-class Recording(Protocol):
-    """A data set whose numbers are in memory."""
+class Numbers(Protocol):
+    """The numbers of a data set, in memory."""
 
     @property
     def state(self) -> np.ndarray:
@@ -122,24 +122,54 @@ class Recording(Protocol):
         ...
 
 
-def compute_stats(dataset: Recording, units: Units | None = None, horizon: int = 1) -> DatasetStats:
+def compute_stats(dataset: Numbers, units: Units | None = None, horizon: int = 1) -> DatasetStats:
     """Exact statistics of every frame's state and action (openpi's running histograms are approximate).
 
     `units` says in which units, None in the robot's own. Where actions are relative to the state, they are those of
     every chunk of `horizon` timesteps, without those after the end of the episode, and `count` is their number.
     """
+    return joint_stats([dataset], units, horizon)
+
+
+def joint_stats(datasets: Sequence[Numbers], units: Units | None = None, horizon: int = 1) -> DatasetStats:
+    """`compute_stats` of the frames of several data sets of one robot, exact, as if they were one data set.
+
+    Raises ValueError when there is none, or when their states or actions are of different widths.
+    """
+    if not datasets:
+        raise ValueError("statistics need at least one data set, got none")
+    shapes = [(dataset.state.shape[1], dataset.actions.shape[1]) for dataset in datasets]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"data sets of one robot have widths (state, actions) {shapes}; joint statistics need them equal"
+        )
     units = units or Units()
-    state, actions = units.state(dataset.state), units.absolute_actions(dataset.actions)
+    state = Stats.of(np.concatenate([units.state(dataset.state) for dataset in datasets]))
     if not units.delta:
-        return DatasetStats(Stats.of(state), Stats.of(actions))
-    steps, real = dataset.steps(np.arange(len(actions)), horizon)
-    chunk, timestep = np.nonzero(real)
-    frames = steps[chunk, timestep]
+        return DatasetStats(
+            state, Stats.of(np.concatenate([units.absolute_actions(dataset.actions) for dataset in datasets]))
+        )
+    parts = [_RelativeActions(dataset, units, horizon) for dataset in datasets]
     columns = [  # one dimension at a time: all chunks together are `horizon` times as large as the recording
-        Stats.of((actions[frames, dim] - state[chunk, dim] if dim in units.delta else actions[frames, dim])[:, None])
-        for dim in range(actions.shape[1])
+        Stats.of(np.concatenate([part.column(dim) for part in parts])[:, None]) for dim in range(shapes[0][1])
     ]
-    return DatasetStats(Stats.of(state), _join(columns))
+    return DatasetStats(state, _join(columns))
+
+
+class _RelativeActions:
+    """The real timesteps of every chunk of a data set."""
+
+    def __init__(self, dataset: Numbers, units: Units, horizon: int) -> None:
+        self._delta = units.delta
+        self._state, self._actions = units.state(dataset.state), units.absolute_actions(dataset.actions)
+        steps, real = dataset.steps(np.arange(len(self._actions)), horizon)
+        self._chunk, timestep = np.nonzero(real)
+        self._frames = steps[self._chunk, timestep]
+
+    def column(self, dim: int) -> Float[np.ndarray, " m"]:
+        """One dimension of all of them."""
+        values = self._actions[self._frames, dim]
+        return values - self._state[self._chunk, dim] if dim in self._delta else values
 
 
 def _join(columns: Sequence[Stats]) -> Stats:

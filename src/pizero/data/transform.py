@@ -1,19 +1,19 @@
 """Frames to model units and actions back to real units: the one place, used by the loader and by every policy."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pizero.data.choice import JointUnits, Normalization, PromptFormat, Resize
 from pizero.data.images import blank, check_resize, resize, to_model
 from pizero.data.normalize import Normalizer, check_mode, check_raw, refuse_no_spread
-from pizero.data.prompt import Tokenizer, check_format
+from pizero.data.prompt import STATE_EDGES, Tokenizer, check_format
 from pizero.data.stats import DatasetStats
 from pizero.data.units import Units
 from pizero.embodiment import Embodiment
@@ -110,6 +110,10 @@ class Transform:
         self._actions = Normalizer(config.normalization, stats.actions, robot.actions, config.raw_actions)
         self._units = config.units
 
+    def __reduce__(self) -> tuple[Callable[..., "Transform"], tuple[TransformConfig, DatasetStats, bytes]]:
+        """For worker processes: a tokenizer does not pickle, its file's bytes do."""
+        return _unpickled, (self.config, self.stats, self.tokenizer.model_bytes)
+
     @property
     def action_mask(self) -> Bool[Tensor, " a"]:
         """True for the robot's own action dimensions, False for the padding."""
@@ -129,18 +133,15 @@ class Transform:
                 if camera in frame.images:
                     images[row, view] = resize(frame.images[camera], size, self.config.resize)
                     image_mask[row, view] = True
-        return self.assemble(images, image_mask, stack_states(frames), [frame.prompt for frame in frames])
+        state, prompt, prompt_mask = self.numbers(stack_states(frames), [frame.prompt for frame in frames])
+        return Observation(to_model(images), prompt, state, torch.from_numpy(image_mask), prompt_mask)
 
-    def assemble(
-        self,
-        images: UInt8[np.ndarray, "b v h w 3"] | Float[np.ndarray, "b v h w 3"],
-        image_mask: Bool[np.ndarray, "b v"],
-        state: Float[np.ndarray, "b s"],
-        prompts: Sequence[str],
-    ) -> Observation:
-        """A batch from arrays: pictures of the model's size as `images.resize` gives them, state in real units.
+    def numbers(
+        self, state: Float[np.ndarray, "b s"], prompts: Sequence[str]
+    ) -> tuple[Float[Tensor, "b model_s"], Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+        """An observation but for its pictures: state, prompt and prompt mask; `state` in real units.
 
-        `observation` and the loader end here.
+        `observation` and the loader share it. Raises ValueError for a state that is not finite, or a long prompt.
         """
         if not np.isfinite(state).all():
             row, i = np.argwhere(~np.isfinite(state))[0]
@@ -149,13 +150,24 @@ class Transform:
         prompt, prompt_mask = self.tokenizer.encode_batch(
             prompts, self.config.prompt_length, self.config.prompt_format, normalized
         )
-        return Observation(
-            images=to_model(images),
-            prompt=prompt,
-            state=torch.from_numpy(_pad(normalized, self.config.state_dim)),
-            image_mask=torch.from_numpy(image_mask),
-            prompt_mask=prompt_mask,
-        )
+        return torch.from_numpy(_pad(normalized, self.config.state_dim)), prompt, prompt_mask
+
+    def prompt_lengths(self, prompts: Sequence[str]) -> tuple[int, int]:
+        """Tokens of the shortest and of the longest prompt.
+
+        Where the state is part of a prompt the longest is that of any state, and the shortest 0: not known. Raises
+        ValueError when a prompt is longer than `prompt_length`.
+        """
+        length, how, width = self.config.prompt_length, self.config.prompt_format, len(self.config.embodiment.state)
+        if how != "pi05":
+            lengths = self.tokenizer.encode_batch(prompts, length, how)[1].sum(1)
+            return int(lengths.min()), int(lengths.max())
+        # A number has most tokens where its digits are not merged, and which are depends on the tokenizer: all are
+        # tried, with the prompt that is longest with the largest number.
+        longest = max(prompts, key=lambda prompt: len(self.tokenizer.encode(prompt, how, np.ones(width))))
+        values = np.append(STATE_EDGES, -2.0)  # one of each bin, and one below them
+        filled = np.repeat(values[:, None], width, 1)
+        return 0, int(self.tokenizer.encode_batch([longest] * len(values), length, how, filled)[1].sum(1).max())
 
     def actions(
         self, values: Float[np.ndarray, "b t a"], real: Bool[np.ndarray, "b t"], state: Float[np.ndarray, "b s"]
@@ -183,6 +195,10 @@ class Transform:
         own = values[..., : len(self.config.embodiment.actions)].detach().float().cpu().numpy()
         real = self._units.invert_actions(self._actions.invert(own), state)
         return clip_actions(real.astype(np.float32), self.config.embodiment)
+
+
+def _unpickled(config: TransformConfig, stats: DatasetStats, tokenizer: bytes) -> Transform:
+    return Transform(config, stats, Tokenizer(tokenizer))
 
 
 def clip_actions(actions: Float[np.ndarray, "*b a"], robot: Embodiment) -> Float[np.ndarray, "*b a"]:

@@ -14,6 +14,8 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from pizero.data.recording import CorruptPicture
+
 ENCODER: Final = "h264"
 OPTIONS = {
     "g": "2",  # at most one frame to decode before the one that is wanted (lerobot's choice)
@@ -23,6 +25,11 @@ OPTIONS = {
     "threads": "1",  # the simulator has the other core
 }
 PIXEL_FORMAT = "yuv420p"
+STRICT = {"err_detect": "explode"}
+"""Damaged data is an error; by default FFmpeg paints over it and says nothing."""
+RATE_TOLERANCE = 0.05
+"""How far, as a part, a file's frame rate may be from the data set's: common rates differ by more, and an average over
+a short file is a little off."""
 
 
 class VideoWriter:
@@ -64,18 +71,23 @@ class VideoWriter:
 class VideoReader:
     """Decodes single frames of one video file by their time; frames in order cost no seek.
 
-    Raises ValueError, naming the file, when it is missing, damaged, or has no frame at the time.
+    Raises ValueError, naming the file, when it is missing or has another frame rate; CorruptPicture when it is damaged
+    or has no frame at the time.
     """
 
     def __init__(self, path: Path, rate_hz: float) -> None:
         self.path = path
         self._half_step = 0.5 / rate_hz
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; the data set needs it")
         try:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
-        except (FileNotFoundError, IndexError, av.FFmpegError) as error:
-            raise ValueError(f"{path} cannot be read as a video: {_first_line(error)}") from None
+        except (OSError, IndexError, av.FFmpegError) as error:
+            raise CorruptPicture(f"{path} cannot be read as a video: {_first_line(error)}") from None
+        self._check_rate(rate_hz)
         self._stream.codec_context.thread_count = 1
+        self._stream.codec_context.options = STRICT
         assert self._stream.time_base is not None, "an opened stream has a time base"
         self._tick_s = float(self._stream.time_base)
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -94,13 +106,23 @@ class VideoReader:
                 if frame.time > time_s - self._half_step:
                     break
             else:
-                raise ValueError(f"{self.path} ends before {time_s:.3f} s; it is truncated or of another data set")
+                raise CorruptPicture(f"{self.path} ends before {time_s:.3f} s; it is truncated or of another data set")
         except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{self.path} cannot be decoded at {time_s:.3f} s: {_first_line(error)}") from None
+            raise CorruptPicture(f"{self.path} cannot be decoded at {time_s:.3f} s: {_first_line(error)}") from None
         if frame.time > time_s + self._half_step:
-            raise ValueError(f"{self.path} has no frame at {time_s:.3f} s, the next one is at {frame.time:.3f} s")
+            raise CorruptPicture(f"{self.path} has no frame at {time_s:.3f} s, the next one is at {frame.time:.3f} s")
+        if frame.is_corrupt:
+            raise CorruptPicture(f"{self.path} cannot be decoded at {time_s:.3f} s: its data is damaged")
         self._last_s = frame.time
         return frame.to_ndarray(format="rgb24")
+
+    def _check_rate(self, rate_hz: float) -> None:
+        """The average alone would be wrong for a file whose last frame is long, the other for one with gaps."""
+        rates = [float(rate) for rate in (self._stream.average_rate, self._stream.base_rate) if rate]
+        if rates and all(abs(rate / rate_hz - 1) > RATE_TOLERANCE for rate in rates):
+            raise ValueError(
+                f"{self.path} has {rates[0]:.4g} frames a second, the data set {rate_hz:g}; a data set has one rate"
+            )
 
     def close(self) -> None:
         """Gives the file back."""

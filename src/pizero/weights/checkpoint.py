@@ -5,7 +5,8 @@
     stats.json          statistics of the data it was trained on
     tokenizer.model     the tokenizer of its prompts: a sentencepiece model, or tokenizer.json of Hugging Face
 
-A training run adds `train.json` and `train_state/` (`train/state.py`); a policy does not need them.
+A training run adds `train.json` and `train_state/` (`train/state.py`); a policy does not need them. A run that trains
+adapters has those in place of model.safetensors (`weights/adapter_source.py`).
 """
 
 import json
@@ -28,8 +29,9 @@ from pizero.data.transform import Transform, TransformConfig
 from pizero.embodiment import Embodiment
 from pizero.model.config import Pi0Config
 from pizero.model.pi0 import Pi0, precision
+from pizero.weights.adapter_source import is_adapter, open_adapter
 from pizero.weights.json_config import from_json, to_json
-from pizero.weights.source import MAX_NAMED, listed, read_json
+from pizero.weights.source import MAX_NAMED, Source, listed, read_json
 
 FORMAT = "pizero"
 VERSION = 2
@@ -88,21 +90,58 @@ def save_checkpoint(
     _flush(path.parent)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, base: Path | None = None
+) -> Checkpoint:
     """The checkpoint in the folder `path`; weights in `dtype`, None: bfloat16 where all are, else float32.
+
+    Where it holds adapters, they are merged into their base: the folder `base`, None: the one that they name.
 
     Raises ValueError, in one line that says what to do, when the folder, a file or a key is missing, when a file is
     truncated, was written by another version, or does not belong to the others.
     """
     model_config, transform = load_configs(path)
-    with torch.device("meta"):
-        model = Pi0(model_config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if dtype is None:  # one type for all, since layers of different types cannot follow each other
         dtype = torch.bfloat16 if _all_bfloat16(path / WEIGHTS) else torch.float32
-    weights = load_tensors(path / WEIGHTS, shapes, device, partial(precision, dtype=dtype))
+    with torch.device("meta"):
+        model = Pi0(model_config)
+    weights = load_weights(path, model_config, device, partial(precision, dtype=dtype), base)
     model.load_state_dict(weights, assign=True)
     return Checkpoint(model.eval(), transform)
+
+
+def load_weights(
+    path: Path,
+    model_config: Pi0Config,
+    device: torch.device | str,
+    dtype_of: Callable[[str], torch.dtype] | None = None,
+    base: Path | None = None,
+) -> dict[str, Tensor]:
+    """All weights of a checkpoint by the names of `Pi0`, adapters merged; `dtype_of` None: in the types of the file.
+
+    Raises ValueError as `load_checkpoint` does.
+    """
+    if not is_adapter(path):
+        if base is not None:
+            raise ValueError(f"{path} holds all its weights itself and has no base; leave the base out")
+        return load_tensors(path / WEIGHTS, _shapes(model_config), device, dtype_of)
+    source = open_adapter(path, base)
+    check_tensors(path, source, model_config)
+    weights = {}
+    for name in _shapes(model_config):
+        tensor = source.read(name)
+        weights[name] = tensor.to(device, tensor.dtype if dtype_of is None else dtype_of(name), copy=True)
+    return weights
+
+
+def check_tensors(path: Path, source: Source, model_config: Pi0Config) -> None:
+    """Raises ValueError when the tensors of the folder `path` are not those of the model."""
+    _check_shapes(path, {name: info.shape for name, info in source.tensors.items()}, _shapes(model_config))
+
+
+def _shapes(model_config: Pi0Config) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Pi0(model_config).state_dict().items()}
 
 
 def load_configs(path: Path) -> tuple[Pi0Config, Transform]:

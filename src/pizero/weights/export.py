@@ -19,6 +19,7 @@ from pizero.data.stats import Stats
 from pizero.data.transform import Transform
 from pizero.model.config import GemmaConfig, Pi0Config
 from pizero.model.pi0 import Pi0
+from pizero.weights.adapter_source import is_adapter, open_adapter
 from pizero.weights.checkpoint import CONFIG, STATS, WEIGHTS, load_configs
 from pizero.weights.norm_stats import ARRAYS
 from pizero.weights.norm_stats import FILE as NORM_STATS
@@ -81,7 +82,8 @@ class Ours:
 def read_ours(checkpoint: Path) -> Ours:
     """The checkpoint, checked as a whole; no weight is read. Raises ValueError when it is none, or broken."""
     model, transform = load_configs(checkpoint)
-    source = SafetensorsSource(checkpoint, [checkpoint / WEIGHTS])
+    adapters = is_adapter(checkpoint)
+    source = open_adapter(checkpoint) if adapters else SafetensorsSource(checkpoint, [checkpoint / WEIGHTS])
     with torch.device("meta"):
         shapes = {name: tuple(x.shape) for name, x in Pi0(model).state_dict().items()}
     check(source, {name: copy(name, shape) for name, shape in shapes.items()})

@@ -1,4 +1,4 @@
-"""Adapters of PEFT (LoRA), merged into the weights they were trained on: W + s B A, in float32.
+"""Adapters of PEFT (LoRA), merged into the weights they were trained on: W + s B A, rounded once, to float32.
 
 Layout of peft, src/peft/utils/save_and_load.py: `adapter_config.json` and `adapter_model.safetensors`, whose keys are
 `base_model.model.<module>.lora_A.weight` and `.lora_B.weight`, and the whole weight of a module that was trained anew.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pizero.model.lora import merged_weight
 from pizero.weights.facts import Facts
 from pizero.weights.source import Info, SafetensorsSource, Source, listed, read_json
 
@@ -83,9 +84,7 @@ class MergedSource:
             return self._base.read(key, index) if whole is None else whole if index is None else whole[index]
         factors = self._factors[key]
         weight = self._base.read(key) if whole is None else whole
-        merged = weight.float() + factors.scale * (
-            self._adapter.read(factors.b).float() @ self._adapter.read(factors.a).float()
-        )
+        merged = merged_weight(weight, self._adapter.read(factors.a), self._adapter.read(factors.b), factors.scale)
         return merged if index is None else merged[index]
 
     def _assign(self, config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Factors]]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pizero.data.images import blank, check_resize, lanczos_matrix, resize, resize_with_pad, to_model
+from pizero.data.images import blank, check_resize, lanczos_matrix, resize, resize_with_pad, to_model, to_model_tensor
 
 
 def test_a_wide_picture_is_centred_between_black_bars() -> None:
@@ -88,3 +88,14 @@ def test_a_picture_of_the_right_size_is_the_same_for_every_family() -> None:
 def test_an_unknown_way_of_resizing_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"resize 'stretch' is unknown; choose one of \('pad', 'squash', 'lerobot'\)"):
         check_resize("stretch")
+
+
+def test_torch_gives_the_bits_of_numpy() -> None:
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(2, 8, 16, 3)
+    bytes_, parts = every[None].repeat(3, 0), np.random.default_rng(0).random((3, 2, 8, 16, 3), np.float32)
+    for images in (bytes_, parts):
+        values = to_model_tensor(torch.from_numpy(images))
+        assert values.dtype == torch.float32
+        assert values.is_contiguous()
+        assert torch.equal(values, to_model(images))
+    assert bytes_[0, 0, 0, 1, 0] == 1  # the pictures that came are unchanged

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pizero.data.lerobot import LeRobotDataset
-from pizero.data.stats import DatasetStats, Stats, compute_stats
+from pizero.data.stats import DatasetStats, Stats, compute_stats, joint_stats
 from pizero.data.units import Units
 
 
@@ -87,3 +87,35 @@ def test_statistics_of_relative_actions_are_those_of_every_real_step_of_every_ch
     for name in ("mean", "std", "min", "max", "q01", "q99"):
         np.testing.assert_allclose(vars(stats.actions)[name], vars(expected)[name], rtol=1e-12, atol=1e-15)
     assert stats.state.to_json() == compute_stats(dataset).state.to_json()
+
+
+class Part:
+    """Some episodes of a data set, as a data set of their own."""
+
+    def __init__(self, dataset: LeRobotDataset, first: int, end: int) -> None:
+        episodes = dataset.episodes[first:end]
+        self.start, stop = episodes[0].start, episodes[-1].start + episodes[-1].length
+        self.state, self.actions = dataset.state[self.start : stop], dataset.actions[self.start : stop]
+        self.dataset = dataset
+
+    def steps(self, indices: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        steps, real = self.dataset.steps(indices + self.start, horizon)
+        return steps - self.start, real
+
+
+@pytest.mark.parametrize("units", [None, Units(delta=(1,)), Units(delta=(0, 1))])
+def test_joint_statistics_are_those_of_one_data_set_with_all_frames(dataset: LeRobotDataset, units) -> None:
+    whole = compute_stats(dataset, units, horizon=3)
+    joint = joint_stats([Part(dataset, 0, 1), Part(dataset, 1, 3)], units, horizon=3)
+    assert joint.to_json() == whole.to_json()
+    alone = joint_stats([Part(dataset, 0, 1)], units, horizon=3)
+    assert alone.to_json() != whole.to_json()
+
+
+def test_joint_statistics_need_data_sets_of_one_width(dataset: LeRobotDataset) -> None:
+    other = Part(dataset, 0, 1)
+    other.state = other.state[:, :2]
+    with pytest.raises(ValueError, match=r"widths \(state, actions\) \[\(3, 2\), \(2, 2\)\]"):
+        joint_stats([dataset, other])
+    with pytest.raises(ValueError, match="at least one data set"):
+        joint_stats([])

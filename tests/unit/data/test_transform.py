@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -261,3 +262,42 @@ def test_an_aloha_passes_joint_units_then_relative_then_normalised_and_back(tran
 def test_unknown_joint_units_are_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"joint_units 'pi' is unknown; choose one of \('robot', 'pi-aloha'\)"):
         check_joint_units("pi")
+
+
+def test_a_transform_travels_to_a_worker(transform: Transform, dataset: LeRobotDataset) -> None:
+    there = pickle.loads(pickle.dumps(transform))
+    frames = [dataset.frame(0), dataset.frame(7)]
+    ours, theirs = transform.observation(frames), there.observation(frames)
+    assert torch.equal(ours.state, theirs.state)
+    assert torch.equal(ours.prompt, theirs.prompt)
+    assert there.config == transform.config
+    assert there.stats.to_json() == transform.stats.to_json()
+
+
+def test_numbers_are_an_observation_without_pictures(transform: Transform, dataset: LeRobotDataset) -> None:
+    frames = [dataset.frame(0), dataset.frame(7)]
+    observation = transform.observation(frames)
+    state, prompt, mask = transform.numbers(dataset.state[[0, 7]], [frame.prompt for frame in frames])
+    assert torch.equal(state, observation.state)
+    assert torch.equal(prompt, observation.prompt)
+    assert torch.equal(mask, observation.prompt_mask)
+
+
+def test_prompt_lengths_are_those_of_the_tokens(transform: Transform) -> None:
+    prompts = ["open", "open the drawer", "close it"]
+    lengths = [len(transform.tokenizer.encode(prompt)) for prompt in prompts]
+    assert transform.prompt_lengths(prompts) == (min(lengths), max(lengths))
+    with pytest.raises(ValueError, match="prompt_length is 20"):
+        transform.prompt_lengths([*prompts, "open the drawer " * 9])
+
+
+def test_the_longest_prompt_with_a_state_is_found_among_numbers_that_merge(transform: Transform) -> None:
+    tokenizer = Tokenizer(train_tokenizer(["state 255 255 255 128 12"] * 9, 300))  # 255 is one token, 137 is three
+    config = replace(transform.config, prompt_format="pi05", prompt_length=60)
+    written = Transform(config, transform.stats, tokenizer)
+    shortest, longest = written.prompt_lengths(["open it", "go"])
+    states = np.random.default_rng(0).uniform(-3, 3, (3000, 3)).astype(np.float32)
+    _, _, mask = written.numbers(states, ["open it"] * 3000)
+    assert shortest == 0
+    assert mask.sum(1).max() <= longest
+    assert longest > len(tokenizer.encode("open it", "pi05", np.ones(3)))

@@ -5,6 +5,7 @@ import av
 import numpy as np
 import pytest
 
+from pizero.data.recording import CorruptPicture
 from pizero.data.video import VideoReader, VideoWriter, exact_rate
 
 
@@ -64,3 +65,34 @@ def test_rates_are_stored_as_small_fractions() -> None:
     assert exact_rate(12.5) == Fraction(25, 2)
     assert exact_rate(30.0) == 30
     assert exact_rate(30000 / 1001) == Fraction(30000, 1001)
+
+
+def test_a_frame_that_is_made_from_a_damaged_one_is_damaged_too(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    path = written(tmp_path / "still.mp4", [noise] * 8, 10.0)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert [packet.is_keyframe for packet in packets] == [True, False] * 4
+        start, size = packets[4].pos, packets[4].size
+    data = bytearray(path.read_bytes())
+    data[start + size // 2 : start + size // 2 + 8] = b"\x5a" * 8
+    path.write_bytes(data)
+    reader = VideoReader(path, 10.0)
+    reader.frame(0.3)
+    for i in (4, 4, 5):  # asking again gives no other answer
+        with pytest.raises(CorruptPicture, match=rf"still.mp4 cannot be decoded at 0.{i}00 s"):
+            reader.frame(i / 10)
+    for i in (3, 6, 7, 2):
+        assert np.abs(reader.frame(i / 10).astype(int) - noise).mean() < 60
+
+
+def test_a_video_of_another_rate_or_none_at_all_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "slow.mp4", [grey(9)] * 4, 10.0)
+    with pytest.raises(ValueError, match=r"slow.mp4 has 10 frames a second, the data set 12; a data set has one rate"):
+        VideoReader(path, 12.0)
+    VideoReader(path, 10.2).close()
+    with pytest.raises(ValueError, match=r"nowhere.mp4 is missing"):
+        VideoReader(tmp_path / "nowhere.mp4", 10.0)
+    (tmp_path / "text.mp4").write_text("<html>not found</html>")
+    with pytest.raises(CorruptPicture, match=r"text.mp4 cannot be read as a video"):
+        VideoReader(tmp_path / "text.mp4", 10.0)

@@ -324,7 +324,7 @@ def test_an_adapter_is_added_with_its_scale(tmp_path, config, scale):
     source = base(GOLDEN / "lerobot_pi0_base")
     merged = MergedSource(source, folder)
     a, b = tensors.values()
-    expected = source.read(f"model.{Q_PROJ}") + scale * (b @ a)
+    expected = (source.read(f"model.{Q_PROJ}").double() + scale * (b.double() @ a.double())).float()
     torch.testing.assert_close(merged.read(f"model.{Q_PROJ}"), expected, atol=0, rtol=1e-6)
     assert torch.equal(merged.read(f"model.{Q_PROJ}", 3), merged.read(f"model.{Q_PROJ}")[3])
     assert torch.equal(merged.read("model.state_proj.weight"), source.read("model.state_proj.weight"))
