@@ -5,7 +5,7 @@
     python bench/train_step.py --recipe full --setup a --batch 32 64 96 --eager
     python bench/train_step.py --memory                          # the memory table: one recipe for each card
 
-It runs `pizero.train.loop.train_step`, the very step that training runs: noise and flow times, loss, backward pass,
+It runs `pizero.train.step.train_step`, the very step that training runs: noise and flow times, loss, backward pass,
 norm and clipping of the gradient, AdamW, the average of the weights where the recipe has one. A row is one process.
 Prints a table and one JSON line last.
 """
@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pizero.data.loader import Batch
+from pizero.data.batch import Batch
 from pizero.model.config import Pi0Config
 from pizero.train.config import LoraConfig, OptimConfig, TrainConfig
 from pizero.train.flops import flops_per_sample
-from pizero.train.loop import train_step
-from pizero.train.state import make_model, wrap
+from pizero.train.initial import make_model
+from pizero.train.state import wrap
+from pizero.train.step import train_step
 
 MATMUL_FLOPS = 790e12
 """Dense bf16 matrix product measured on an NVIDIA H200, FLOP/s."""
@@ -143,8 +144,13 @@ def measure(case: Case) -> dict:
 def timed(config: TrainConfig, setup: Setup, steps: int) -> dict[str, float]:
     """Median time of a step, peak memory, and the time until the first step was done."""
     started = time.perf_counter()
-    state = wrap(config, torch.device("cuda"), make_model(config, torch.device("cuda")))
-    batch = random_batch(config, setup)
+    model = make_model(config, torch.device("cuda"))
+    torch.nn.init.normal_(
+        model.heads.action_out_proj.weight, std=0.02
+    )  # zeros would make zero gradients, and be faster
+    state = wrap(config, torch.device("cuda"), model)
+    del model
+    batch = random_batch(config, setup).pin()
     built = time.perf_counter()
     train_step(state, batch)
     first = time.perf_counter() - built
@@ -159,7 +165,7 @@ def timed(config: TrainConfig, setup: Setup, steps: int) -> dict[str, float]:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
     median = float(np.median(times))
-    useful = flops_per_sample(config.model, setup.views, setup.prompt_tokens, config.draws, config.tune)
+    useful = flops_per_sample(config.model, setup.views, setup.prompt_tokens, config.draws, config.tune, config.lora)
     assert np.isfinite(result.loss), "a bench of NaNs"
     return {
         "samples_per_s": config.batch_size / median,

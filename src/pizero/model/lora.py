@@ -6,8 +6,9 @@ Names as PEFT has them: `weight` and `bias` are the layer's own, `lora_A.weight`
 
 import math
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, device, nn
@@ -47,6 +48,11 @@ class Adapted(nn.Module):
         self.lora_B.to(place)
         self.scale, self.dropout = alpha / rank, dropout
 
+    @property
+    def together(self) -> bool:
+        """Whether the adapter can be added to the weight, in place of the output: it drops none of its inputs."""
+        return self.dropout == 0 or not self.training
+
     def delta(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """What is added for x: in the type of x, in that of autocast where it is on."""
         x = F.dropout(x, self.dropout, self.training)
@@ -56,6 +62,35 @@ class Adapted(nn.Module):
     def merge_into(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> nn.Linear:
         """A plain float32 layer of this weight and bias with the adapter added."""
         return plain_linear(merged_weight(weight, self.lora_A.weight, self.lora_B.weight, self.scale), bias)
+
+
+class AdaptedProduct(torch.autograd.Function):
+    """x (W + scale B A)^T with gradients for x, A and B.
+
+    Forward the small product is added to W and not to the outputs, which would have to be read and written once more.
+    The sum is rounded to the type of W, as the weights of a full fine-tune are, and those of the merged policy. Of what
+    is as large as the batch nothing but x is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """x (*b, i), W (o, i), A (r, i), B (o, r), all of one type."""
+        return F.linear(x, torch.addmm(weight, b, a, alpha=scale))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the inputs."""
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Through W and the two factors one after the other, so that no gradient of W's size is made."""
+        x, weight, a, b = ctx.saved_tensors
+        rows, dy = x.flatten(0, -2), gradient.flatten(0, -2)
+        low = dy @ b * ctx.scale  # (n, r)
+        dx = torch.addmm(dy @ weight, low, a).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, None, low.mT @ rows, dy.mT @ (rows @ a.mT * ctx.scale), None
 
 
 class LoraLinear(Adapted, nn.Linear):
@@ -68,8 +103,16 @@ class LoraLinear(Adapted, nn.Linear):
         self.add_factors(widths, rank, alpha, dropout, generator, base.weight.device)
 
     def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        """W x + bias + alpha / rank * B A x."""
-        return F.linear(input, self.weight, self.bias) + self.delta(input)
+        """(W + alpha / rank * B A) x + bias; in the type of autocast where it is on, else in that of x."""
+        kind = input.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
+        x, weight = input.to(dtype), self.weight.to(dtype)
+        with torch.autocast(kind, enabled=False):
+            if not self.together:
+                return F.linear(x, weight, None if self.bias is None else self.bias.to(dtype)) + self.delta(x)
+            a, b = self.lora_A.weight.to(dtype), self.lora_B.weight.to(dtype)
+            y = AdaptedProduct.apply(x, weight, a, b, self.scale)
+            return y if self.bias is None else y + self.bias.to(dtype)
 
     def merged(self) -> nn.Linear:
         """See `Mergeable`."""

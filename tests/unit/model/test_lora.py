@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pizero.model.lora import Adapted, LoraLinear, add_lora, merge_lora, merged_weight
+from pizero.model.lora import Adapted, AdaptedProduct, LoraLinear, add_lora, merge_lora, merged_weight
 from pizero.model.pi0 import Pi0
 from pizero.types import Observation
 
@@ -330,3 +330,18 @@ def test_adapters_draw_the_same_numbers_whatever_else_the_model_is(tiny_model: P
         add_lora(one, NAMES, rank=3, alpha=7.0, dropout=0.0, generator=seeded())
     name = "action.layers.1.self_attn.v_proj.lora_A.weight"
     assert torch.equal(model.get_parameter(name), other.get_parameter(name))
+
+
+def test_the_gradients_of_an_adapted_product_are_those_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, a, b = (
+        torch.randn(shape, generator=generator).double().requires_grad_() for shape in ((2, 5, 4), (3, 4), (6, 3))
+    )
+    weight = torch.randn(6, 4, generator=generator).double()
+
+    def product(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return AdaptedProduct.apply(x, weight, a, b, 1.7)
+
+    plain = x @ weight.mT + 1.7 * (x @ a.mT) @ b.mT
+    assert torch.allclose(product(x, a, b), plain, rtol=1e-12)
+    assert torch.autograd.gradcheck(product, (x, a, b))
