@@ -68,7 +68,7 @@ RECIPES = {
     "expert": replace(PLAIN, tune="expert", init=INIT),
     "lora": replace(PLAIN, tune="lora", init=INIT),
     "lora, recompute": replace(PLAIN, tune="lora", init=INIT, recompute=True),
-    "lora, no vision": replace(PLAIN, tune="lora", init=INIT, lora=LoraConfig(vision=False)),
+    "lora + vision": replace(PLAIN, tune="lora", init=INIT, lora=LoraConfig(vision=True)),
     "qlora": replace(PLAIN, tune="qlora", init=INIT),
     "qlora, recompute": replace(PLAIN, tune="qlora", init=INIT, recompute=True),
 }
@@ -77,13 +77,11 @@ MEMORY_TABLE = (
     ("lora, recompute", "a", 4, 16),
     ("lora", "a", 4, 16),
     ("expert", "a", 16, 16),
-    ("lora", "a", 16, 24),
-    ("full, bf16-pure, 8-bit, recompute", "a", 4, 24),
+    ("full, bf16-pure, 8-bit, recompute", "a", 16, 24),
     ("full, bf16-pure, 8-bit", "a", 16, 48),
     ("full, 8-bit, recompute", "a", 16, 48),
     ("full, 8-bit", "a", 16, 80),
     ("full", "a", 16, 80),
-    ("full + EMA", "a", 64, 141),
 )
 """(recipe, set-up, batch size, card in GB)."""
 CARD_SHARE = 0.95

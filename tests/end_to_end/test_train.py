@@ -40,7 +40,7 @@ ROBOT = Embodiment(
 PROMPTS = ("go left", "go right")
 
 CHILD = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 from pizero.train.config import config_from_json
 from pizero.train.loop import train
@@ -50,11 +50,16 @@ file, step, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits an ignored one
 
 
+config = config_from_json(json.loads(file.read_text()), str(file))
+
+
 def progress(now):
     if now.metrics.step == step:
+        while step > config.save_every and not (config.output / "last").exists():
+            time.sleep(0.01)  # it is written while the run goes on
         os.kill(os.getpid(), number)
 
-sys.exit(train(config_from_json(json.loads(file.read_text()), str(file)), progress).exit_code)
+sys.exit(train(config, progress).exit_code)
 """
 """A process that gets a signal when it reports a step."""
 
@@ -107,6 +112,7 @@ def make_config(dataset: Path, output: Path) -> TrainConfig:
         draws=2,
         precision="fp32",
         device="cpu",
+        compile=False,
         save_every=8,
         log_every=3,
         tensorboard=False,
@@ -143,12 +149,12 @@ def curve(output: Path) -> list[tuple[float, ...]]:
 
 
 def contents(checkpoint: Path) -> dict[str, bytes]:
-    """The files of a checkpoint, but for those that hold paths and times."""
+    """The files of a checkpoint, but for those that hold paths, times or random names."""
     files = (file for file in checkpoint.rglob("*") if file.is_file())
     return {
         str(file.relative_to(checkpoint)): file.read_bytes()
         for file in files
-        if file.name not in ("train.json", "state.json")
+        if file.name not in ("train.json", "state.json", ".metadata")
     }
 
 
@@ -156,7 +162,7 @@ def assert_equal_runs(one: TrainResult, other: TrainResult) -> None:
     assert curve(one.checkpoint.parent) == curve(other.checkpoint.parent)
     mine, theirs = contents(one.checkpoint), contents(other.checkpoint)
     assert mine.keys() == theirs.keys()
-    assert "train_state/optimizer.safetensors" in mine
+    assert "train_state/__0_0.distcp" in mine
     for name, data in mine.items():
         assert data == theirs[name], name
     assert one.loss == other.loss
@@ -168,10 +174,7 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResul
     return train(make_config(dataset, tmp_path_factory.mktemp("whole") / "run"), silent)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_run_killed_and_resumed_equals_one_that_was_not_bit_for_bit(config: TrainConfig, device: str) -> None:
-    config = replace(config, device=device, precision="fp32" if device == "cpu" else "bf16")
-    whole = train(replace(config, output=config.output.with_name("whole")), silent)
+def test_a_run_killed_and_resumed_equals_one_that_was_not_bit_for_bit(config: TrainConfig, whole: TrainResult) -> None:
     child = run_child(config, step=12, number=signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert [line[0] for line in curve(config.output)] == [3, 6, 9, 12]  # beyond the checkpoint of step 8
@@ -181,7 +184,23 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not_bit_for_bit(config: Tr
     resumed = train(replace(config, resume=True), silent)
     assert [line[0] for line in curve(config.output)] == [3, 6, 9, 12, 15, 18, 20]
     assert_equal_runs(resumed, whole)
-    assert sorted(path.name for path in config.output.iterdir()) == ["last", "metrics.jsonl", "step-000020"]
+    assert sorted(path.name for path in config.output.iterdir()) == [
+        "last",
+        "metrics.jsonl",
+        "report.html",
+        "step-000020",
+    ]
+
+
+@pytest.mark.gpu
+def test_a_run_killed_and_resumed_on_a_gpu_goes_on_as_the_other(config: TrainConfig) -> None:
+    config = replace(config, device="cuda", precision="bf16", log_every=1, optim=replace(config.optim, eps=1e-3))
+    whole = train(replace(config, output=config.output.with_name("whole")), silent)
+    assert run_child(config, step=12, number=signal.SIGKILL).returncode == -signal.SIGKILL
+    resumed = train(replace(config, resume=True), silent)
+    for mine, theirs in zip(curve(config.output), curve(whole.checkpoint.parent), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3)
+    assert resumed.step == whole.step
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -191,7 +210,7 @@ def test_a_signal_saves_and_ends_with_its_exit_code(
     child = run_child(config, step=6, number=number)
     assert child.returncode == 128 + number, child.stderr
     assert child.stderr == "stopping after this step; once more stops at once, without saving\n"
-    assert (config.output / "last").resolve().name == "step-000006"
+    assert (config.output / "last").resolve().name == "step-000007"  # it came when step 6 was over
     assert_equal_runs(train(replace(config, resume=True), silent), whole)
 
 
@@ -213,6 +232,23 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(config: TrainCo
     assert_equal_runs(train(config, silent), whole)
     other = train(replace(config, seed=1, output=config.output.with_name("other")), silent)
     assert curve(other.checkpoint.parent) != curve(config.output)
+
+
+def test_a_run_validates_on_what_is_held_out_and_writes_its_page(config: TrainConfig) -> None:
+    data = replace(config.data, held_out=0.3)
+    config = replace(config, data=data, validate_every=8)
+    train(config, silent)
+    lines = [json.loads(line) for line in (config.output / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [8, 16, 20]
+    assert lines[-1]["num_frames"] == 16  # of two of the six episodes
+    assert "The run is done." in (config.output / "report.html").read_text()
+
+
+def test_validations_change_no_bit_of_the_run(config: TrainConfig) -> None:
+    config = replace(config, data=replace(config.data, held_out=0.3))
+    seldom = train(replace(config, validate_every=1000), silent)
+    often = train(replace(config, validate_every=2, output=config.output.with_name("often")), silent)
+    assert_equal_runs(often, seldom)
 
 
 def test_the_loss_falls_and_sampled_actions_approach_the_data(config: TrainConfig) -> None:
@@ -301,7 +337,7 @@ def test_fine_tuning_starts_from_the_checkpoint_of_a_run(config: TrainConfig, wh
     [
         (lambda c: replace(c, resume=True), r"run has no checkpoint to resume; leave resume out"),
         (lambda c: replace(c, data=replace(c.data, root=None)), r"data\.root is not set; give .* with --data\.root"),
-        (lambda c: replace(c, data=replace(c.data, root=Path("nowhere"))), r"nowhere.*is missing"),
+        (lambda c: replace(c, data=replace(c.data, root=Path("nowhere"))), r"nowhere is no folder"),
         (lambda c: replace(c, data=replace(c.data, raw_state=("z",))), r"'?z'?"),
         (
             lambda c: replace(c, data=replace(c.data, prompt_length=3)),

@@ -100,7 +100,7 @@ class Batches:
         # multiprocessing ends its children when the interpreter does, and the thread would replace them: it must stop
         # first, so this is registered after multiprocessing's own
         atexit.register(self._at_exit)
-        weakref.finalize(self, _abandon, self._stop, self._at_exit)
+        weakref.finalize(self, _abandon, self._stop, self._at_exit).atexit = False
         self._thread.start()
 
     def __iter__(self) -> Iterator[Batch]:

@@ -84,13 +84,13 @@ class AdaptedProduct(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Through W and the two factors one after the other, so that no gradient of W's size is made."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """No gradient of W's size is made."""
         x, weight, a, b = ctx.saved_tensors
-        rows, dy = x.flatten(0, -2), gradient.flatten(0, -2)
-        low = dy @ b * ctx.scale  # (n, r)
-        dx = torch.addmm(dy @ weight, low, a).view_as(x) if ctx.needs_input_grad[0] else None
-        return dx, None, low.mT @ rows, dy.mT @ (rows @ a.mT * ctx.scale), None
+        rows, dy, scaled = x.flatten(0, -2), gradient.flatten(0, -2), b * ctx.scale
+        # written unlike in `forward`, or torch.compile would see that it is the same and keep a second copy of W
+        dx = (dy @ torch.addmm(weight, scaled, a)).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, None, (dy @ scaled).mT @ rows, dy.mT @ (rows @ (a * ctx.scale).mT), None
 
 
 class LoraLinear(Adapted, nn.Linear):

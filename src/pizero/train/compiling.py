@@ -3,7 +3,6 @@
 from typing import cast
 
 import torch
-from torch import nn
 
 from pizero.model.gemma import GemmaLayer
 from pizero.model.pi0 import Pi0
@@ -18,7 +17,7 @@ def compile_layers(model: Pi0, backend: str = "inductor") -> None:
     """
     for stack in (model.vision.layers, model.vlm.layers, model.action.layers):
         for layer in stack:
-            cast(nn.Module, layer).compile(fullgraph=True, dynamic=False, backend=backend)
+            layer.compile(fullgraph=True, dynamic=False, backend=backend)
     for layer in (model.vlm.layers[-1], model.action.layers[-1]):
         gemma = cast(GemmaLayer, layer)
         gemma.only_kv = torch.compile(gemma.only_kv, fullgraph=True, dynamic=False, backend=backend)  # type: ignore[method-assign]

@@ -1,48 +1,50 @@
-"""What a run needs of the machine: its device, the same bits every time, and a way to be stopped."""
+"""What a run needs of the machine: its device, a clock, and a way to be stopped."""
 
 import math
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
+TORCHRUN_REPEATS_S = 5.0
+"""Within this time a second signal is the same one: the terminal sends Ctrl-C to all processes, and torchrun to its
+own once more."""
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; "auto" is cuda where there is one. Raises ValueError when it is not there."""
+
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device of a name; "auto" is cuda where there is one. Raises ValueError when it is not there.
+
+    `local_rank`: number of this process among several on this machine, each of which gets a cuda device of its own.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    if local_rank is not None:
+        if device.index is not None:
+            raise ValueError(f"device is {name!r}, but each of several processes needs a GPU of its own; give cuda")
+        device = torch.device("cuda", local_rank)
     count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"device is {name!r}, but torch sees {count} cuda devices here; choose cpu, or auto")
+    if (device.index or 0) >= count:
+        given = f"device is {name!r}" if local_rank is None else f"this is process {local_rank} of this machine"
+        advice = "choose cpu, or auto" if local_rank is None else "start as many processes as there are devices"
+        raise ValueError(f"{given}, but torch sees {count} cuda devices here; {advice}")
     return device
 
 
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Only algorithms that give the same bits every time, so that a resumed run equals an uninterrupted one."""
-    if device.type == "cpu":  # they all do
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
 class Stop:
-    """Notes the first Ctrl-C or SIGTERM, so that the run can save and end after its step; a second one acts at once."""
+    """Notes the first Ctrl-C or SIGTERM, so that the run can save and end after its step; a second one acts at once.
 
-    def __init__(self) -> None:
+    `repeats_s`: in this time after the first a second one is not noticed. `announce`: say so on stderr.
+    """
+
+    def __init__(self, repeats_s: float = 0.0, announce: bool = True) -> None:
+        self._repeats_s, self._announce = repeats_s, announce
+        self._noted = -math.inf
         self.signal: int | None = None
         """Number of the signal, when there was one."""
         self._before: dict[int, object] = {}
@@ -58,9 +60,14 @@ class Stop:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-        print("stopping after this step; once more stops at once, without saving", file=sys.stderr, flush=True)
+        if self.signal is not None:
+            if time.monotonic() - self._noted >= self._repeats_s:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self.signal, self._noted = number, time.monotonic()
+        if self._announce:
+            print("stopping after this step; once more stops at once, without saving", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

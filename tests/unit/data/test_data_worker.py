@@ -92,6 +92,14 @@ def test_a_killed_worker_is_replaced_and_its_tasks_are_done(pool: WorkerPool, tm
     assert pool.restarts == 1
 
 
+def test_what_a_killed_worker_had_is_done_again_in_its_order(tmp_path: Path) -> None:
+    pool: WorkerPool = WorkerPool(1, work)
+    pool.submit(("die", str(tmp_path / "deaths"), 1))
+    pool.submit(("sleep", 0.0, "next"))
+    assert [answer for _, answer in answers(pool, 2)] == ["alive", "next"]
+    pool.close()
+
+
 def test_a_task_that_kills_three_workers_is_given_up_and_the_others_are_done(pool: WorkerPool, tmp_path: Path) -> None:
     deadly = ("die", str(tmp_path / "deaths"), 99)
     pool.submit(deadly)

@@ -71,6 +71,8 @@ def test_whole_percentages_are_exact_in_every_block_of_a_hundred() -> None:
 def test_a_rare_source_comes_too() -> None:
     source, _ = mixture((30,), (50,), weights=(0.999, 0.001)).samples(np.arange(10_000))
     assert (source == 1).sum() == 10
+    between, _ = mixture((30,), (50,), (20,), weights=(1 / 3, 0.0005, 2 / 3 - 0.0005)).samples(np.arange(60_000))
+    assert np.abs(np.bincount(between) - [20_000, 30, 39_970]).max() <= 1
 
 
 def test_sources_of_the_same_length_have_orders_of_their_own() -> None:
@@ -198,6 +200,7 @@ def test_a_replacement_is_a_trained_frame_that_place_and_attempt_decide() -> Non
     assert not held & set(np.ravel(frames).tolist())
     assert frames == [[mixed.replacement(0, position, attempt) for attempt in (1, 2)] for position in range(40)]
     assert len(set(np.ravel(frames).tolist())) > 10
+    assert sum(first != second for first, second in frames) > 30
 
 
 def test_a_mixture_travels_to_a_worker() -> None:

@@ -34,7 +34,7 @@ def test_json_gives_the_equal_config_back() -> None:
         ),
         optim=OptimConfig(clip_norm=None, ema_decay=None, betas=(0.8, 0.9)),
         tune="lora",
-        lora=LoraConfig(rank=4, targets=("q_proj",), vision=False),
+        lora=LoraConfig(rank=4, targets=("q_proj",), vision=True),
         init=Path("weights"),
         max_seconds=30.0,
     )

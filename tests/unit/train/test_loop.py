@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from pizero import flow
+from pizero.data.batch import Batch
 from pizero.train.config import TrainConfig
 from pizero.train.host import Clock, Stop, choose_device
 from pizero.train.loop import backward, draw, train_step
 from pizero.train.optimizer import learning_rate
 from pizero.train.state import TrainState
-from pizero.types import Actions, Observation
 
 Make = Callable[[TrainConfig], TrainState]
-Batch = tuple[Observation, Actions]
 CLIP = 10.0
 """A norm that the gradients of the tiny random model exceed."""
 
@@ -30,8 +29,8 @@ def test_a_batch_in_pieces_has_the_loss_and_gradient_of_the_whole(
 ) -> None:
     """The pieces have different numbers of real timesteps, views and prompt tokens."""
     whole, pieces = make(config), make(replace(config, accumulate=accumulate))
-    loss = backward(whole, *batch, *draw(config, 7))
-    assert backward(pieces, *batch, *draw(config, 7)) == pytest.approx(loss, rel=1e-6)
+    loss = backward(whole, batch, *draw(config, 7)).item()
+    assert backward(pieces, batch, *draw(config, 7)).item() == pytest.approx(loss, rel=1e-6)
     expected, found = gradients(whole), gradients(pieces)
     assert expected.keys() == found.keys()
     for name in expected:
@@ -40,10 +39,10 @@ def test_a_batch_in_pieces_has_the_loss_and_gradient_of_the_whole(
 
 def test_the_loss_of_a_batch_is_the_model_loss(config: TrainConfig, make: Make, batch: Batch) -> None:
     state, (t, noise) = make(config), draw(config, 3)
-    expected = state.model.loss(*batch, t, noise, config.sigma_min)
-    assert backward(state, *batch, t, noise) == pytest.approx(expected.item(), rel=1e-6)
+    expected = state.model.loss(batch.observation("cpu"), batch.actions("cpu"), t, noise, config.sigma_min)
+    assert backward(state, batch, t, noise).item() == pytest.approx(expected.item(), rel=1e-6)
     other = replace(config, sigma_min=0.5)
-    assert backward(make(other), *batch, t, noise) != pytest.approx(expected.item(), rel=1e-3)
+    assert backward(make(other), batch, t, noise).item() != pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_draws_depend_on_seed_and_step_alone(config: TrainConfig) -> None:
@@ -82,7 +81,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(config: TrainConfig, make: Make
         foreach=False,
     )
     for step in range(3):
-        loss = backward(reference, *batch, *draw(config, step))
+        loss = backward(reference, batch, *draw(config, step)).item()
         norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients(reference).values()))
         for parameter in reference.parameters.values():
             assert parameter.grad is not None
@@ -91,7 +90,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(config: TrainConfig, make: Make
             group["lr"] = learning_rate(config.optim, step, config.steps)
         plain.step()
         plain.zero_grad()
-        result = train_step(state, *batch)
+        result = train_step(state, batch)
         assert 1.05 < norm / CLIP < 20  # clipped, but not so far that what came before would vanish beside it
         assert result.loss == pytest.approx(loss, rel=1e-5)
         assert result.grad_norm == pytest.approx(norm, rel=1e-4)  # as it was before clipping
@@ -106,7 +105,7 @@ def test_the_average_follows_the_weights_of_each_step(config: TrainConfig, make:
     name = "heads.state_proj.weight"
     average = state.parameters[name].detach().clone()
     for n in range(3):
-        train_step(state, *batch)
+        train_step(state, batch)
         decay = (1 + n) / (10 + n)
         average = decay * average + (1 - decay) * state.parameters[name].detach()
     assert state.ema is not None
@@ -116,13 +115,13 @@ def test_the_average_follows_the_weights_of_each_step(config: TrainConfig, make:
 def test_a_loss_that_is_not_finite_stops_before_any_weight_changes(
     config: TrainConfig, make: Make, batch: Batch
 ) -> None:
-    state, (observation, actions) = make(config), batch
-    train_step(state, observation, actions)
+    state = make(config)
+    train_step(state, batch)
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-    values = actions.values.clone()
+    values = batch.values.clone()
     values[0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match=r"step 2: loss is nan, gradient norm nan; the run stops"):
-        train_step(state, observation, Actions(values, actions.mask))
+        train_step(state, replace(batch, values=values))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
     assert state.step == 1
 
@@ -132,14 +131,14 @@ def test_a_gradient_that_is_not_finite_stops_too(config: TrainConfig, make: Make
     bias = state.parameters["heads.action_out_proj.bias"]
     bias.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(FloatingPointError, match=r"step 1: loss is \d+\.\d+, gradient norm (inf|nan)"):
-        train_step(state, *batch)
+        train_step(state, batch)
 
 
 def test_bf16_is_autocast_over_float32_weights(config: TrainConfig, make: Make, batch: Batch) -> None:
     exact, rounded = make(config), make(replace(config, precision="bf16"))
     seen = []
     rounded.model.action.layers[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    loss, close = (backward(state, *batch, *draw(config, 0)) for state in (exact, rounded))
+    loss, close = (backward(state, batch, *draw(config, 0)).item() for state in (exact, rounded))
     assert set(seen) == {torch.bfloat16}
     assert close != loss
     assert close == pytest.approx(loss, rel=0.05)

@@ -25,7 +25,7 @@ from pizero.train.tune import (
 )
 from pizero.types import Actions, Observation
 
-SMALL = LoraConfig(rank=3, alpha=6.0)
+SMALL = LoraConfig(rank=3, alpha=6.0, vision=True)
 FLOAT, HALF = torch.float32, torch.bfloat16
 
 
@@ -139,7 +139,7 @@ def test_each_part_can_do_without_adapters(start: Callable[..., tuple[Pi0, Train
 
 def test_targets_are_last_names(start: Callable[..., tuple[Pi0, TrainConfig]]) -> None:
     model, _ = start("full")
-    names = adapted_layers(model, LoraConfig(targets=("fc2", "o_proj")))
+    names = adapted_layers(model, LoraConfig(targets=("fc2", "o_proj"), vision=True))
     assert names == [
         *(f"vision.layers.{i}.fc2" for i in (0, 1)),
         "vlm.layers.0.self_attn.o_proj",  # that of the last layer changes nothing
@@ -148,7 +148,7 @@ def test_targets_are_last_names(start: Callable[..., tuple[Pi0, TrainConfig]]) -
 
 
 def test_targets_that_no_chosen_part_has_are_refused(start: Callable[..., tuple[Pi0, TrainConfig]]) -> None:
-    model, config = start("lora", lora=LoraConfig(targets=("fc1",), vision=False))
+    model, config = start("lora", lora=LoraConfig(targets=("fc1",)))
     with pytest.raises(ValueError, match=r"lora.targets \('fc1',\) names no layer of vlm., action.; choose among"):
         prepare(model, config)
 
