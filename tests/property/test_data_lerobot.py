@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pizero.data.lerobot import LeRobotDataset, LeRobotWriter
 from pizero.data.loader import Batches
+from pizero.data.mix import Mixture, Source
 from pizero.data.prompt import Tokenizer, train_tokenizer
 from pizero.data.stats import compute_stats
 from pizero.data.transform import Transform, TransformConfig
@@ -62,17 +63,16 @@ def test_a_run_may_stop_at_any_step_and_go_on(lengths: list[int], batch_size: in
         dataset, _, _ = written(lengths, seed, Path(folder) / "data")
     config = TransformConfig(ROBOT, "z-score", state_dim=2, action_dim=3, horizon=2, image_size=4)
     transform = Transform(config, compute_stats(dataset), Tokenizer(train_tokenizer(TASKS, 300)))
-    with (
-        Batches(dataset, transform, batch_size, seed) as whole,
-        Batches(dataset, transform, batch_size, seed, start_step=start) as rest,
-    ):
+    mixture = Mixture([Source(dataset, transform, 1.0)], seed)
+    with Batches(mixture, batch_size) as whole, Batches(mixture, batch_size, start_step=start) as rest:
         batches = [next(whole) for _ in range(start + 2)]
         for step in (start, start + 1):
-            observation, actions = next(rest)
-            assert torch.equal(observation.state, batches[step][0].state)
-            assert torch.equal(observation.prompt, batches[step][0].prompt)
-            assert torch.equal(actions.values, batches[step][1].values)
-            assert torch.equal(actions.mask, batches[step][1].mask)
-        order = np.concatenate([whole.indices(step) for step in range(dataset.num_frames)])
+            batch = next(rest)
+            assert torch.equal(batch.images, batches[step].images)
+            assert torch.equal(batch.state, batches[step].state)
+            assert torch.equal(batch.prompt, batches[step].prompt)
+            assert torch.equal(batch.values, batches[step].values)
+            assert torch.equal(batch.action_mask, batches[step].action_mask)
+        order = np.concatenate([whole.rows(step)[1] for step in range(dataset.num_frames)])
     epochs = order.reshape(batch_size, dataset.num_frames)
     assert (np.sort(epochs, axis=1) == np.arange(dataset.num_frames)).all()

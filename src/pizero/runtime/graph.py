@@ -7,9 +7,12 @@ would take the place of `_compile` and stay equal to `Pi0.sample`.
 
 import logging
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+import torch._dynamo
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PROMPT_BUCKET = 16
 """Prompts are padded (and masked) to a multiple of this many tokens, so that few graphs serve all of them."""
+MOST_VERSIONS = 64
+"""Of a compiled layer: one for each shape of prompt and cameras. torch gives up after 8 when it is not told."""
 WARM_UP_RUNS = 3
 """Runs before capture; CUDA needs its libraries initialised outside of it."""
 
@@ -95,7 +100,7 @@ class GraphSampler:
         static_noise = noise.to(self._device)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), many_versions():
             for _ in range(WARM_UP_RUNS):
                 self._sample(static, static_noise)
         torch.cuda.current_stream().wait_stream(side)
@@ -106,6 +111,11 @@ class GraphSampler:
 
     def _sample(self, observation: Observation, noise: Tensor) -> Tensor:
         return self.model.sample(observation, self.num_steps, noise, action_mask=self.action_mask)
+
+
+def many_versions() -> AbstractContextManager[None]:
+    """A context in which layers are compiled for as many shapes as a robot may come with."""
+    return cast(AbstractContextManager[None], torch._dynamo.config.patch(recompile_limit=MOST_VERSIONS))
 
 
 def bucket_prompt(observation: Observation) -> Observation:

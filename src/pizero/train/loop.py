@@ -96,10 +96,7 @@ def run(state: TrainState, batches: Batches, saver: Saver, stop: Stop, watch: Wa
         result = train_step(state, batch, fraction)
         compiled.after_step(state.step)
         saver.check()
-        seconds, state.seconds = (
-            clock.elapsed() - asked,
-            clock.total(),
-        )  # without validations and copies for checkpoints
+        state.seconds, seconds = clock.total(), clock.elapsed() - asked  # without validations and saving
         own = News(clock.fraction(), stop.signal or 0, waited, batch.skipped, batches.counters.restarts)
         news = own.shared(state.world)
         fraction = news.fraction
