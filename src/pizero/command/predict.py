@@ -97,7 +97,7 @@ def _print_time(config: TrainConfig, shape: Shape, card: Card, seconds: dict[str
     print(
         f"{_flops(config, shape) / 1e12:.3f} TFLOP a sample; on {card.name} ({card.flops / 1e12:.0f} TFLOP/s, ", end=""
     )
-    print(f"{card.bandwidth / 1e12:.1f} TB/s, both measured) with an assumed MFU of {efficiency:.0%}:")
+    print(f"{card.bandwidth / 1e12:.1f} TB/s, both measured) both passes at {efficiency:.0%} of that:")
     for name, time in seconds.items():
         if time is None:
             print(f"{name:14}not predicted: the speed of float32 products is not known; give --precision bf16")

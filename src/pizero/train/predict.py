@@ -15,14 +15,19 @@ from pizero.train.config import TrainConfig
 from pizero.train.flops import Card, flops_per_sample, forward_flops, passes
 from pizero.train.sizes import NF4_BYTES, Sizes, linears, rests, sizes
 
-EFFICIENCY_COMPILED, EFFICIENCY_EAGER = 0.60, 0.40
-"""Part of `Card.flops` that the forward and backward pass reaches on one device, compiled or not."""
-ACTIVATION_COMPILED, ACTIVATION_EAGER = 1.0, 1.6
-"""Memory kept for the backward pass, over the inputs of products that must be kept; without fused kernels more is."""
+EFFICIENCY_COMPILED, EFFICIENCY_EAGER = 0.64, 0.40
+"""Part of `Card.flops` that the forward and backward pass reaches on one device, compiled (an H200, full fine-tune of
+set-ups a, b and c: 0.64 to 0.65 without the optimiser) or not (assumed)."""
+ADAPTER_SLOWDOWN = 1.3
+"""Of that efficiency with adapters, whose small products move memory (an H200, set-up a: 0.50)."""
+ACTIVATION_COMPILED, ACTIVATION_EAGER = 1.19, 1.6
+"""Memory kept for the backward pass, over the inputs of products that must be kept, compiled (an H200, set-ups a, b and
+c: 1.19) or not (assumed)."""
 COPIES_COMPILED, COPIES_EAGER = 0.0, 1.0
 """Part of the bfloat16 copies of float32 matrices that is alive at a time; compiled layers make them again."""
-LAUNCH_SECONDS = 2.5e-4
-"""Least time of a layer in a piece of a batch, forward and backward: Python starts its kernels one by one."""
+LAUNCH_SECONDS, LAUNCH_SECONDS_ADAPTERS = 1.5e-3, 6e-3
+"""Least time of a layer in a piece of a batch, forward and backward, without adapters and with: Python starts kernels
+one by one (on a virtual machine with an H200; a machine of its own is faster)."""
 WORKSPACE_BYTES = 0.7e9
 """Pictures and tokens of a batch, gradients and copies of a layer at work, buffers of kernels."""
 RESERVE_BYTES = 1.2e9
@@ -176,6 +181,8 @@ def activation_bytes(config: TrainConfig, shape: Shape, rows: int) -> float:
         numbers += sum(stack.tokens * stack.layers * stack.width for stack in kept)
         numbers += max(stack.tokens * stack.inside for stack in kept)
     factor = ACTIVATION_COMPILED if config.compile else ACTIVATION_EAGER
+    if config.recompute and config.compile:
+        factor = 1.0  # inputs are what they are
     return factor * rows * numbers * (4.0 if config.precision == "fp32" else 2.0)
 
 
@@ -195,8 +202,10 @@ def predict_seconds(config: TrainConfig, shape: Shape, card: Card, devices: int 
     memory = predict_memory(config, shape, devices)
     moved = 2 * (memory.trained + memory.optimizer + memory.average) + 3 * memory.gradients  # norm, step, set to zero
     layers = config.model.vision.depth + config.model.vlm.depth + config.model.action.depth
-    arithmetic = config.batch_size / devices * flops / (efficiency * card.flops)
-    return max(arithmetic, config.accumulate * layers * LAUNCH_SECONDS) + moved / card.bandwidth
+    adapters = config.tune in ("lora", "qlora")
+    slower, launch = (ADAPTER_SLOWDOWN, LAUNCH_SECONDS_ADAPTERS) if adapters else (1.0, LAUNCH_SECONDS)
+    arithmetic = config.batch_size / devices * flops / (efficiency * card.flops) * slower
+    return max(arithmetic, config.accumulate * layers * launch) + moved / card.bandwidth
 
 
 def _gemma_numbers(config: GemmaConfig) -> int:
