@@ -42,6 +42,8 @@ NORMALIZE, PROMPT, TRANSFORM, UNITS = "data/normalize.py", "data/prompt.py", "da
 BRIDGE, FRACTAL, ROTATION = "robot/bridge.py", "robot/fractal.py", "robot/rotation.py"
 LEROBOT, THEIR_PT, OPENPI_PT = "weights/lerobot.py", "weights/open_pi_zero.py", "weights/openpi.py"
 ORBAX, ORBAX_LORA, ORBAX_RECIPES = "weights/orbax.py", "weights/orbax_lora.py", "weights/orbax_recipes.py"
+STEP, LORA_LAYER = "train/step.py", "model/lora.py"
+SHARED, LORA_TESTS = ("tests/unit/train/test_parallel.py",), ("tests/unit/model/test_lora.py",)
 PALIGEMMA, TURN = "weights/paligemma.py", "weights/turn.py"
 PLUGIN = """
 from hypothesis import Phase, settings
@@ -212,8 +214,8 @@ BUGS = [
         [
             Edit(
                 GEMMA,
-                "x, _, _ = layer(x, table, None if past is None else (past.keys[i], past.values[i])",
-                "x, _, _ = layer(x, table, None if past is None else (past.keys[-1 - i], past.values[-1 - i])",
+                "(past.keys[i], past.values[i])\n            x, _, _ = run_layer",
+                "(past.keys[-1 - i], past.values[-1 - i])\n            x, _, _ = run_layer",
             ),
         ],
     ),
@@ -651,6 +653,77 @@ BUGS = [
         "axis and angle brought below pi",
         [Edit(ROTATION, "2 * np.arctan2(sine, q[..., 0])", "2 * np.arctan2(sine, np.abs(q[..., 0]))")],
         cases("data_simpler_env_adapter"),
+    ),
+    # training
+    Bug(
+        "training: a process's part of the loss not times the number of processes",
+        [Edit(STEP, "(mean * (share * world.size)).backward()", "(mean * share).backward()")],
+        SHARED,
+    ),
+    Bug(
+        "training: each process draws the noise of the first",
+        [Edit(STEP, "first = world.part(config.batch_size).start + i * rows", "first = i * rows")],
+        SHARED,
+    ),
+    Bug(
+        "training: every piece of a batch counts alike",
+        [Edit(STEP, "int(piece.action_mask.sum()) / batch.total", "1 / (world.size * config.accumulate)")],
+        SHARED,
+    ),
+    Bug(
+        "training: the norm of one process's part clips",
+        [Edit("train/clip.py", "dist.all_reduce(square)", "pass")],
+        SHARED,
+    ),
+    Bug(
+        "training: the average forgets nothing early",
+        [Edit("train/ema.py", "(1 + num_updates) / (10 + num_updates)", "1.0")],
+        ("tests/unit/train/test_ema.py",),
+    ),
+    Bug(
+        "training: stochastic rounding always down",
+        [Edit("train/rounding.py", "random.add_(values", "random.zero_().add_(values")],
+        ("tests/unit/train/test_rounding.py",),
+    ),
+    Bug(
+        "training: vectors decay like matrices",
+        [Edit("train/optimizer.py", "config.weight_decay * matrices", "config.weight_decay")],
+        ("tests/unit/train/test_optimizer.py",),
+    ),
+    Bug(
+        "LoRA: alpha not over the rank",
+        [Edit(LORA_LAYER, "alpha / rank, dropout", "alpha, dropout")],
+        LORA_TESTS,
+    ),
+    Bug(
+        "LoRA: gradient of A without the scale",
+        [Edit(LORA_LAYER, "b * ctx.scale", "b")],
+        LORA_TESTS,
+    ),
+    Bug(
+        "LoRA: product merged without the scale",
+        [Edit(LORA_LAYER, "scale * (b.detach()", "(b.detach()")],
+        LORA_TESTS,
+    ),
+    Bug(
+        "mixture: every epoch in the same order",
+        [Edit("data/mix.py", "ORDER_STREAM, epoch, source]", "ORDER_STREAM, 0, source]")],
+        ("tests/unit/data/test_mix.py",),
+    ),
+    Bug(
+        "augmentation: cropped from the corner",
+        [Edit("data/augment.py", "(offset + 0.5) * side[:, None] - 0.5 + corner", "offset * side[:, None]")],
+        ("tests/unit/data/test_augment.py",),
+    ),
+    Bug(
+        "validation: one dimension near enough makes a timestep right",
+        [Edit("train/validate.py", "(below.all(-1) & timestep)", "(below.any(-1) & timestep)")],
+        ("tests/unit/train/test_validate.py",),
+    ),
+    Bug(
+        "validation: padded timesteps count",
+        [Edit("train/validate.py", "timestep = mask.any(-1)", "timestep = mask.any(-1) | True")],
+        ("tests/unit/train/test_validate.py",),
     ),
 ]
 
