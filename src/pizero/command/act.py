@@ -22,6 +22,8 @@ class Act:
     """An .npz file with `images.<camera>` (height, width, 3) uint8, `state` and `prompt`."""
     prompt: str | None = None
     """Another instruction than the file's."""
+    robot: str | None = None
+    """Name of the robot, of a checkpoint that was trained on several. None: the first."""
     num_steps: int = 10
     """Euler steps."""
     seed: int = 0
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     frame = load_frame(args.frame)
     if args.prompt is not None:
         frame = replace(frame, prompt=args.prompt)
-    policy = load_policy(args.checkpoint, args.device, args.num_steps)
+    policy = load_policy(args.checkpoint, args.device, args.num_steps, args.robot)
     [chunk] = policy.act_batch([frame], [args.seed])
     names = policy.embodiment.actions
     if args.json:

@@ -30,6 +30,8 @@ class Evaluate:
     """Of initial states and of the policy's noise; the same seed gives the same outcomes."""
     execute_steps: int = 5
     """Actions of a chunk that are executed before the policy plans anew."""
+    robot: str | None = None
+    """Name of the robot, of a checkpoint that was trained on several. None: the first."""
     num_steps: int = 10
     """Euler steps per chunk."""
     instruction: str | None = None
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     for task in (*args.task, *([args.instruction] if args.instruction else [])):
         find_task(task)
     output = args.output or args.checkpoint.parent / f"eval-{args.checkpoint.name}"
-    policy = load_policy(args.checkpoint, args.device, args.num_steps)
+    policy = load_policy(args.checkpoint, args.device, args.num_steps, args.robot)
     started = time.monotonic()
     with stage("evaluate", "episodes") as report:
         results = play(

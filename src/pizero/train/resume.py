@@ -9,7 +9,7 @@ from pizero.model.pi0 import Pi0
 from pizero.train.config import TrainConfig, config_from_json, config_to_json
 from pizero.train.initial import different_fields, load_init, make_model
 from pizero.train.optimizer import load_optimizer_tensors, optimizer_tensors
-from pizero.train.saver import CONFIG, COUNTERS, STATE, Counters, load_robots, state_tensors
+from pizero.train.saver import CONFIG, COUNTERS, STATE, Counters, state_tensors
 from pizero.train.shards import load_shards
 from pizero.train.state import TrainState, wrap
 from pizero.train.tune import adapter_config
@@ -17,6 +17,7 @@ from pizero.train.world import World
 from pizero.weights.adapter_source import read_adapter_config
 from pizero.weights.checkpoint import load_configs, load_weights
 from pizero.weights.json_config import from_json
+from pizero.weights.robots import load_robots
 from pizero.weights.source import read_json
 
 FREE = frozenset(

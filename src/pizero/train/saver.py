@@ -7,8 +7,7 @@ Each has, beside what a policy needs,
     train_state/state.json  step, time, sums of the current interval of metrics
     train_state/*.distcp    the optimiser's averages; the trained weights, where the checkpoint's own are their average
                             or rounded; then the average too (torch.distributed.checkpoint; .metadata lists them)
-    robots/1-NAME/          transform.json and stats.json of each further robot of a mixture; in the place of
-                            config.json's transform and of stats.json they make the policy of that robot
+    robots/                 further robots of a mixture (`weights/robots.py`)
 """
 
 import json
@@ -26,8 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from pizero.data.stats import DatasetStats
-from pizero.data.transform import Transform, TransformConfig
+from pizero.data.transform import Transform
 from pizero.train.averaged import reshard
 from pizero.train.config import config_to_json
 from pizero.train.log import Interval
@@ -36,11 +34,10 @@ from pizero.train.shards import save_shards
 from pizero.train.state import TrainState
 from pizero.train.world import World
 from pizero.weights.adapter import save_adapter
-from pizero.weights.checkpoint import STATS, save_checkpoint, save_tensors
-from pizero.weights.source import read_json
+from pizero.weights.checkpoint import save_checkpoint, save_tensors
+from pizero.weights.robots import save_robots
 
 CONFIG, STATE, COUNTERS = "train.json", "train_state", "state.json"
-ROBOTS, TRANSFORM = "robots", "transform.json"
 LAST = "last"
 
 
@@ -128,7 +125,7 @@ def _stage(state: TrainState, transforms: tuple[Transform, ...], path: Path) -> 
         (folder / STATE).mkdir()
         for name, text in texts.items():
             (folder / name).write_text(text)
-        _write_robots(folder / ROBOTS, transforms[1:])
+        save_robots(folder, transforms[1:])
         if sharded:
             world.wait_saving()  # until now the others must not make the folder
         save_shards(folder / STATE, copies, group)
@@ -165,28 +162,6 @@ def state_tensors(state: TrainState, averages: dict[str, Tensor]) -> dict[str, T
 def _write_part(inner: Path, copies: dict[str, Tensor], world: World) -> None:
     world.wait_saving()
     save_shards(inner, copies, world.saving)
-
-
-def _write_robots(folder: Path, transforms: Sequence[Transform]) -> None:
-    for number, transform in enumerate(transforms, 1):
-        robot = folder / f"{number}-{transform.config.embodiment.name}"
-        robot.mkdir(parents=True)
-        (robot / TRANSFORM).write_text(json.dumps(transform.config.to_json(), indent=2) + "\n")
-        transform.stats.save(robot / STATS)
-
-
-def load_robots(path: Path, first: Transform) -> tuple[Transform, ...]:
-    """The transforms of all robots of a checkpoint, of which `first` is the policy's."""
-    folders = sorted((path / ROBOTS).glob("*-*"), key=lambda folder: int(folder.name.partition("-")[0]))
-    rest = (
-        Transform(
-            TransformConfig.from_json(read_json(folder / TRANSFORM)),
-            DatasetStats.load(folder / STATS),
-            first.tokenizer,
-        )
-        for folder in folders
-    )
-    return (first, *rest)
 
 
 def _policy_weights(state: TrainState) -> dict[str, Tensor]:

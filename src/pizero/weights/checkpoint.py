@@ -31,6 +31,7 @@ from pizero.model.config import Pi0Config
 from pizero.model.pi0 import Pi0, precision
 from pizero.weights.adapter_source import is_adapter, open_adapter
 from pizero.weights.json_config import from_json, to_json
+from pizero.weights.robots import choose_robot
 from pizero.weights.source import MAX_NAMED, Source, listed, read_json
 
 FORMAT = "pizero"
@@ -91,11 +92,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, base: Path | None = None
+    path: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    base: Path | None = None,
+    robot: str | None = None,
 ) -> Checkpoint:
     """The checkpoint in the folder `path`; weights in `dtype`, None: bfloat16 where all are, else float32.
 
-    Where it holds adapters, they are merged into their base: the folder `base`, None: the one that they name.
+    Where it holds adapters, they are merged into their base: the folder `base`, None: the one that they name. Where it
+    was trained on several robots, `robot` is the name of the one to act for, None: the first.
 
     Raises ValueError, in one line that says what to do, when the folder, a file or a key is missing, when a file is
     truncated, was written by another version, or does not belong to the others.
@@ -107,7 +113,7 @@ def load_checkpoint(
         model = Pi0(model_config)
     weights = load_weights(path, model_config, device, partial(precision, dtype=dtype), base)
     model.load_state_dict(weights, assign=True)
-    return Checkpoint(model.eval(), transform)
+    return Checkpoint(model.eval(), choose_robot(path, transform, robot))
 
 
 def load_weights(

@@ -143,6 +143,12 @@ def test_a_checkpoint_has_the_transforms_of_all_robots(
     assert [found.config for found in transforms] == [transform.config, other.config]
     assert transforms[1].stats.to_json() == stats.to_json()
     assert transforms[1].tokenizer.model_bytes == transform.tokenizer.model_bytes
+    assert load_checkpoint(path).transform.config == transform.config
+    assert load_checkpoint(path, robot="leg").transform.config == other.config
+    with pytest.raises(
+        ValueError, match=f"has no robot 'legs', did you mean 'leg'\\?; it was trained on {robot.name}, leg"
+    ):
+        load_checkpoint(path, robot="legs")
 
 
 def test_the_policy_of_a_bfloat16_run_is_bfloat16(config: TrainConfig, make: Make, save: Save) -> None:
