@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+
+from pizero import axis
 
 NUM_COLOURS = 4
 """The page defines so many; further curves start again."""
@@ -11,12 +13,6 @@ WIDTH = 480.0
 """Units of an SVG; the page scales it to the screen."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 34
 _HEIGHT = 260.0
-_MAX_POINTS = 300
-"""Points drawn of a curve; a longer one shows the mean of neighbours."""
-_FINE_DECADES = 300.0
-"""A logarithmic axis that spans less than this factor has ticks at 2 and 5 too."""
-_SLACK = 1 + 1e-9
-"""Rounding of powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +68,27 @@ def line_svg(plot: Plot) -> str:
     ys = [y for curve in curves for y in curve.y]
     if plot.log_y and min(ys) <= 0:
         raise ValueError(f"plot {plot.title!r} has a logarithmic axis and the value {min(ys)}")
-    x_ticks = _ticks(min(xs), max(xs))
-    y_ticks = _log_ticks(min(ys), max(ys)) if plot.log_y else _ticks(min(ys), max(ys))
+    x_ticks = axis.ticks(min(xs), max(xs))
+    y_ticks = axis.log_ticks(min(ys), max(ys)) if plot.log_y else axis.ticks(min(ys), max(ys))
     x_range = min(xs), max(max(xs), x_ticks[-1] if len(set(xs)) == 1 else max(xs))
     y_range = min([*ys, *y_ticks]), max([*ys, *y_ticks])
 
     def across(x: int | float) -> float:
-        return _LEFT + _share(x, *x_range) * (WIDTH - _LEFT - _RIGHT)
+        return _LEFT + axis.share(x, *x_range) * (WIDTH - _LEFT - _RIGHT)
 
     def down(y: int | float) -> float:
-        share = _share(math.log(y), *map(math.log, y_range)) if plot.log_y else _share(y, *y_range)
+        share = axis.share(math.log(y), *map(math.log, y_range)) if plot.log_y else axis.share(y, *y_range)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = []
     for y in y_ticks:
         parts.append(f'<path d="M{_LEFT} {down(y):.1f}H{WIDTH - _RIGHT:.0f}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{_number(y)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{axis.number(y)}</text>')
     for x in x_ticks:
         if x_range[0] <= x <= x_range[1]:
-            parts.append(f'<text x="{across(x):.1f}" y="{_HEIGHT - 18:.0f}" text-anchor="middle">{_number(x)}</text>')
+            parts.append(
+                f'<text x="{across(x):.1f}" y="{_HEIGHT - 18:.0f}" text-anchor="middle">{axis.number(x)}</text>'
+            )
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 3:.0f}" text-anchor="middle">{escape(plot.x_label)}</text>')
     for number, curve in enumerate(curves):
@@ -140,45 +138,4 @@ def _svg(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def _thin(curve: Curve) -> Curve:
-    size = math.ceil(len(curve.x) / _MAX_POINTS)
-    if size == 1:
-        return curve
-    starts = range(0, len(curve.x), size)
-
-    def means(values: Sequence[int | float]) -> list[float]:
-        return [sum(values[i : i + size]) / len(values[i : i + size]) for i in starts]
-
-    return Curve(curve.name, means(curve.x), means(curve.y))
-
-
-def _share(value: int | float, low: int | float, high: int | float) -> float:
-    return 0.5 if high == low else (value - low) / (high - low)
-
-
-def _ticks(low: int | float, high: int | float) -> list[float]:
-    """About five round numbers that cover [low, high]."""
-    if high == low:
-        return [float(low)]
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
-    return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
-
-
-def _log_ticks(low: int | float, high: int | float) -> list[float]:
-    """Powers of ten that cover [low, high], with 2 and 5 between them where they would be few."""
-    steps = (1, 2, 5) if high / low < _FINE_DECADES else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    first = max(tick for tick in ticks if tick <= low * _SLACK)
-    last = min(tick for tick in ticks if tick >= high / _SLACK)
-    return [tick for tick in ticks if first <= tick <= last]
-
-
-def _number(value: int | float) -> str:
-    if abs(value) >= 1000 and value % 100 == 0:
-        return f"{value / 1000:g}k"
-    if 0 < abs(value) < 0.001:
-        mantissa, power = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(power)}"
-    return f"{value:.4g}"
+    return replace(curve, x=axis.thinned(curve.x), y=axis.thinned(curve.y))

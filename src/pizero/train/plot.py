@@ -2,20 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+
+from pizero import axis
 
 NUM_COLOURS = 6
 """The page defines so many; further curves start again."""
 WIDTH, HEIGHT = 480.0, 250.0
 """Units of an SVG; the page scales it to the screen."""
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 34
-MAX_POINTS = 300
-"""Points drawn of a curve; a longer one shows the mean of neighbours."""
-FINE_DECADES = 300.0
-"""A logarithmic axis that spans less than this factor has ticks at 2 and 5 too."""
-SLACK = 1 + 1e-9
-"""Rounding of powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +57,25 @@ def line_svg(plot: Plot) -> str:
     ys = [y for curve in curves for y in curve.y]
     log = plot.log_y and min(ys) > 0
     low, high = (min(0.0, *ys), max(0.0, *ys)) if plot.from_zero else (min(ys), max(ys))
-    y_ticks = _log_ticks(low, high) if log else _ticks(low, high)
+    y_ticks = axis.log_ticks(low, high) if log else axis.ticks(low, high)
     x_range, y_range = (min(xs), max(xs)), (min([*ys, *y_ticks]), max([*ys, *y_ticks]))
 
     def across(x: int | float) -> float:
-        return LEFT + _share(x, *x_range) * (WIDTH - LEFT - RIGHT)
+        return LEFT + axis.share(x, *x_range) * (WIDTH - LEFT - RIGHT)
 
     def down(y: int | float) -> float:
-        share = _share(math.log(y), *map(math.log, y_range)) if log else _share(y, *y_range)
+        share = axis.share(math.log(y), *map(math.log, y_range)) if log else axis.share(y, *y_range)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = []
     for y in y_ticks:
         parts.append(f'<path d="M{LEFT} {down(y):.1f}H{WIDTH - RIGHT:.0f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{_number(y)}</text>')
-    for x in _ticks(*x_range):
+        parts.append(f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{axis.number(y)}</text>')
+    for x in axis.ticks(*x_range):
         if x_range[0] <= x <= x_range[1]:
-            parts.append(f'<text x="{across(x):.1f}" y="{HEIGHT - 18:.0f}" text-anchor="middle">{_number(x)}</text>')
+            parts.append(
+                f'<text x="{across(x):.1f}" y="{HEIGHT - 18:.0f}" text-anchor="middle">{axis.number(x)}</text>'
+            )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 3:.0f}" text-anchor="middle">{escape(plot.x_label)}</text>')
     parts += [_line(curve, [(across(x), down(y)) for x, y in zip(curve.x, curve.y, strict=True)]) for curve in curves]
@@ -105,43 +103,4 @@ def _line(curve: Curve, points: Sequence[tuple[float, float]]) -> str:
 
 
 def _thin(curve: Curve) -> Curve:
-    size = math.ceil(len(curve.x) / MAX_POINTS)
-    starts = range(0, len(curve.x), size)
-
-    def means(values: Sequence[int | float]) -> list[float]:
-        return [sum(values[i : i + size]) / len(values[i : i + size]) for i in starts]
-
-    return curve if size == 1 else Curve(curve.name, means(curve.x), means(curve.y), curve.colour, curve.faint)
-
-
-def _share(value: int | float, low: int | float, high: int | float) -> float:
-    return 0.5 if high == low else (value - low) / (high - low)
-
-
-def _ticks(low: int | float, high: int | float) -> list[float]:
-    """About five round numbers that cover [low, high]."""
-    if high == low:
-        return [float(low)]
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
-    return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
-
-
-def _log_ticks(low: int | float, high: int | float) -> list[float]:
-    """Powers of ten that cover [low, high], with 2 and 5 between them where they would be few."""
-    steps = (1, 2, 5) if high / low < FINE_DECADES else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    first = max(tick for tick in ticks if tick <= low * SLACK)
-    last = min(tick for tick in ticks if tick >= high / SLACK)
-    return [tick for tick in ticks if first <= tick <= last]
-
-
-def _number(value: int | float) -> str:
-    if abs(value) >= 1000 and value % 100 == 0:
-        return f"{value / 1000:g}k"
-    if 0 < abs(value) < 0.001:
-        mantissa, power = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(power)}"
-    return f"{value:.4g}"
+    return replace(curve, x=axis.thinned(curve.x), y=axis.thinned(curve.y))
