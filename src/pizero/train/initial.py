@@ -32,7 +32,7 @@ def load_init(model: Pi0, path: Path) -> None:
     )  # no weight depends on them
     if differing:
         raise ValueError(f"init: {path} has other sizes: {'; '.join(differing)}; give model the sizes of init")
-    model.load_state_dict(load_weights(path, model.config, model.embed_tokens.weight.device))
+    model.load_state_dict(load_weights(path, model.config, "cpu"))  # a second copy on a small card would not fit
 
 
 def check_init(path: Path) -> Path:

@@ -63,7 +63,7 @@ def load_state(
 def load_frozen(model: Pi0, config: TrainConfig, path: Path) -> None:
     """Copy into the model what no step changes, and the weights that the average starts from."""
     if config.tune in ("full", "expert"):
-        model.load_state_dict(load_weights(path, config.model, model.embed_tokens.weight.device))
+        model.load_state_dict(load_weights(path, config.model, "cpu"))
     else:
         assert config.init is not None, "TrainConfig checks it"
         load_init(model, config.init)
