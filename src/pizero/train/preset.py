@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
@@ -74,6 +75,19 @@ def pi0() -> TrainConfig:
     )
 
 
+def pi05() -> TrainConfig:
+    """pi0.5 from an imported checkpoint (--init), on a LeRobot data set, with openpi's recipe."""
+    return replace(
+        pi0(),
+        name="pi05",
+        output=Path("runs/pi05"),
+        model=Pi0Config(time_conditioning="adarms", state_token=False),
+        data=DataConfig(normalization="quantile", prompt_format="pi05", prompt_length=200, workers=8),
+        optim=OptimConfig(ema_decay=0.999),
+        init=Path("pi05_base"),
+    )
+
+
 def bridge() -> TrainConfig:
     """One view and chunks of 4 for Bridge data, with open-pi-zero's recipe (no decay of the learning rate)."""
     return TrainConfig(
@@ -91,7 +105,7 @@ def bridge() -> TrainConfig:
 
 def presets() -> dict[str, Callable[[], TrainConfig]]:
     """All presets by name."""
-    return {"debug": debug, "demo": demo, "pi0": pi0, "bridge": bridge}
+    return {"debug": debug, "demo": demo, "pi0": pi0, "pi05": pi05, "bridge": bridge}
 
 
 def make_preset(name: str) -> TrainConfig:
