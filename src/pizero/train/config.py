@@ -299,6 +299,11 @@ class TrainConfig:
             raise ValueError(f"tune {self.tune} without init would keep random weights; give init, or tune full")
         if self.tune not in ("lora", "qlora") and self.lora != LoraConfig():
             raise ValueError(f"lora has no effect with tune {self.tune}; give --tune lora or qlora, or leave it out")
+        if self.tune in ("lora", "qlora") and self.precision == "bf16-pure":
+            raise ValueError(
+                f"precision bf16-pure has no effect with tune {self.tune}, whose trained weights are float32 and whose "
+                "frozen ones are bfloat16 already; give --precision bf16"
+            )
         if self.tune == "qlora" and self.parallel == "fsdp":
             raise ValueError(
                 "tune qlora does not work with parallel fsdp: 4-bit weights are not split; use ddp, or lora"

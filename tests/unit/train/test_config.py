@@ -65,6 +65,7 @@ def test_missing_and_unknown_keys_are_named() -> None:
         ({"tune": "expert"}, "tune expert without init would keep random weights"),
         ({"lora": LoraConfig(rank=8)}, "lora has no effect with tune full"),
         ({"tune": "qlora", "init": Path("x"), "parallel": "fsdp"}, "tune qlora does not work with parallel fsdp"),
+        ({"tune": "lora", "init": Path("x"), "precision": "bf16-pure"}, "bf16-pure has no effect with tune lora"),
         ({"validate_every": 0}, "validate_every is 0, must be at least 1"),
         ({"device": "gpu"}, "device is 'gpu', must be auto, cpu, cuda"),
         ({"seed": -1}, "seed is -1"),

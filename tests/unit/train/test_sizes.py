@@ -31,12 +31,11 @@ def test_the_released_model_has_3_2_billion() -> None:
     assert counted.trained + counted.frozen == pytest.approx(3.238e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-pure"])
-@pytest.mark.parametrize("kind", ["full", "expert", "lora"])
-def test_a_run_keeps_what_prepare_keeps(
-    tiny_config: Pi0Config, monkeypatch: pytest.MonkeyPatch, kind: str, precision: str
-) -> None:
-    monkeypatch.setattr(tune, "check_tune", lambda config: None)
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [(kind, precision) for kind in ("full", "expert", "lora") for precision in ("fp32", "bf16", "bf16-pure")][:-1],
+)
+def test_a_run_keeps_what_prepare_keeps(tiny_config: Pi0Config, kind: str, precision: str) -> None:
     lora = LoraConfig(rank=3, targets=("q_proj", "v_proj", "down_proj")) if kind == "lora" else LoraConfig()
     config = TrainConfig(
         name="x",
