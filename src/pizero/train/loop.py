@@ -26,11 +26,9 @@ from pizero.train.recordings import (
 from pizero.train.resume import load_state
 from pizero.train.saver import Saver, checkpoints
 from pizero.train.state import TrainState, make_state
-from pizero.train.step import StepResult, backward, draw, train_step
+from pizero.train.step import train_step
 from pizero.train.watch import News, Watch
 from pizero.train.world import World, check_shares, join, local_rank
-
-__all__ = ["StepResult", "TrainResult", "backward", "draw", "train", "train_step"]
 
 
 @dataclass(frozen=True)

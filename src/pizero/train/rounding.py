@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from pizero.train.local import local
+from pizero.train.seed import mixed
 
 ROUNDING_STREAM = 13
 """Keeps these random numbers apart from all others of the seed."""
@@ -24,8 +24,7 @@ def seed_rounding(seed: int, step: int, rank: int = 0) -> None:
     that of a process with a part of the weights of its own (FSDP); where all have all weights (DDP) it is 0 in each,
     so that they stay equal.
     """
-    mixed = np.random.SeedSequence((seed, ROUNDING_STREAM, step, rank)).generate_state(1, np.uint64)
-    torch.manual_seed(int(mixed[0]))
+    torch.manual_seed(mixed(seed, ROUNDING_STREAM, step, rank))
 
 
 def round_stochastically(values: Float[Tensor, "*shape"]) -> BFloat16[Tensor, "*shape"]:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +13,7 @@ from pizero.train.clip import clip_gradients
 from pizero.train.config import TrainConfig
 from pizero.train.optimizer import set_learning_rates
 from pizero.train.rounding import seed_rounding
+from pizero.train.seed import mixed
 from pizero.train.state import TrainState
 from pizero.train.tune import seed_dropout
 
@@ -92,8 +92,7 @@ def backward(
 
 def draw(config: TrainConfig, step: int) -> tuple[Float[Tensor, " n"], Float[Tensor, "n t a"]]:
     """Flow times and noise of a step, for the whole batch, from seed and step alone; the same on every device."""
-    mixed = np.random.SeedSequence((config.seed, NOISE_STREAM, step)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(mixed[0]))
+    generator = torch.Generator().manual_seed(mixed(config.seed, NOISE_STREAM, step))
     count = config.batch_size * config.draws
     t = flow.sample_time(count, config.time_distribution, generator)
     return t, torch.randn(count, config.model.horizon, config.model.action_dim, generator=generator)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -12,6 +11,7 @@ from pizero.model.norm import RMSNorm
 from pizero.model.pi0 import Pi0
 from pizero.train.config import LORA_TARGETS, LoraConfig, TrainConfig
 from pizero.train.optimizer import VLM_PARTS
+from pizero.train.seed import mixed
 from pizero.weights.adapter_source import AdapterConfig, file_sha256, is_adapter
 from pizero.weights.checkpoint import WEIGHTS, is_checkpoint
 
@@ -140,12 +140,12 @@ def seed_dropout(config: TrainConfig, step: int, row: int) -> None:
     dropout draws; does nothing where the config has no dropout.
     """
     if config.tune in ("lora", "qlora") and config.lora.dropout > 0:
-        torch.manual_seed(_mixed(config.seed, DROPOUT_STREAM, step, row))
+        torch.manual_seed(mixed(config.seed, DROPOUT_STREAM, step, row))
 
 
 def _adapt(model: Pi0, config: TrainConfig) -> None:
     lora, names = config.lora, adapted_layers(model, config.lora)
-    generator = torch.Generator().manual_seed(_mixed(config.seed, ADAPTER_STREAM))
+    generator = torch.Generator().manual_seed(mixed(config.seed, ADAPTER_STREAM))
     if config.tune == "lora":
         add_lora(model, names, lora.rank, lora.alpha, lora.dropout, generator)
         return
@@ -174,8 +174,3 @@ def _exact_parameters(model: Pi0) -> frozenset[str]:
     }
     names = (name for name, _ in model.named_parameters())
     return frozenset(norms | {name for name in names if name.startswith("heads.") or ".lora_" in name})
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -21,6 +21,7 @@ from pizero.embodiment import Embodiment
 from pizero.frame import Frame
 from pizero.model.pi0 import Pi0
 from pizero.train.config import TrainConfig
+from pizero.train.seed import mixed
 from pizero.train.validation import THRESHOLDS, RobotError, Validation
 from pizero.types import Actions, Observation
 
@@ -143,8 +144,7 @@ def _at_rest(model: Pi0, compiled: bool) -> Iterator[None]:
 
 def _draw(config: TrainConfig, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Flow times (n draws), noise (n draws, t, a), and noise to sample from (n, t, a), from the seed alone."""
-    mixed = np.random.SeedSequence((config.seed, VALIDATION_STREAM)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(mixed[0]))
+    generator = torch.Generator().manual_seed(mixed(config.seed, VALIDATION_STREAM))
     shape, draws = (config.model.horizon, config.model.action_dim), count * config.draws
     t = flow.sample_time(draws, config.time_distribution, generator)
     return t, torch.randn(draws, *shape, generator=generator), torch.randn(count, *shape, generator=generator)

@@ -10,9 +10,9 @@ from pizero import flow
 from pizero.data.batch import Batch
 from pizero.train.config import TrainConfig
 from pizero.train.host import Clock, Stop, choose_device
-from pizero.train.loop import backward, draw, train_step
 from pizero.train.optimizer import learning_rate
 from pizero.train.state import TrainState
+from pizero.train.step import backward, draw, train_step
 
 Make = Callable[[TrainConfig], TrainState]
 CLIP = 10.0

@@ -18,12 +18,12 @@ from pizero.data.transform import Transform
 from pizero.embodiment import Embodiment
 from pizero.train import saver as module
 from pizero.train.config import TrainConfig
-from pizero.train.loop import train_step
 from pizero.train.optimizer import optimizer_tensors
 from pizero.train.recordings import make_transform
 from pizero.train.resume import load_state
 from pizero.train.saver import Saver, checkpoints
 from pizero.train.state import TrainState, make_state
+from pizero.train.step import train_step
 from pizero.weights.checkpoint import load_checkpoint
 
 CPU = torch.device("cpu")
