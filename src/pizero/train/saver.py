@@ -106,10 +106,10 @@ class Saver:
 def _stage(state: TrainState, transforms: tuple[Transform, ...], path: Path) -> Callable[[], None]:
     """A function that writes the checkpoint; it holds copies on the host, so that the run may go on."""
     world, sharded = state.world, state.loss.sharded
+    if not (sharded or world.first):  # the first has all that this one has
+        return lambda: None
     weights = _policy_weights(state)
     tensors = state_tensors(state, optimizer_tensors(state.optimizer, state.parameters))
-    if not (sharded or world.first):
-        return lambda: None
     copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
     group = world.saving if sharded else None
     inner = path.with_name(path.name + ".part") / STATE
