@@ -237,13 +237,10 @@ def _serve(make_env: Callable[[str], Env], pipe: Connection) -> None:
 
 def _record(env: Env, job: _Job) -> _Recording:
     robot = env.embodiment
-    if not robot.action_low:
-        raise ValueError(f"{robot.name} has no known limits of its actions; noise is kept within them, give it some")
     low, high = np.array(robot.action_low, np.float32), np.array(robot.action_high, np.float32)
     generator = np.random.default_rng([job.seed, 1])  # not the stream that may have laid out the scene
-    scale = generator.uniform(0, job.noise) * (high - low) / 2
-    scale[[name == "gripper" for name in robot.actions]] = 0
-    drift = np.zeros(len(low))
+    scale = generator.uniform(0, job.noise) * np.array(env.noise_scale)
+    drift = np.zeros(len(scale))
     frames: list[Frame] = []
     actions: list[np.ndarray] = []
     env.reset(job.seed)
@@ -252,12 +249,13 @@ def _record(env: Env, job: _Job) -> _Recording:
         frames.append(env.frame())
         action = env.expert_action()
         actions.append(action)
-        drift = NOISE_MEMORY * drift + NOISE_KICK * generator.standard_normal(len(low))
-        noisy = np.clip(action + scale * drift, low, high).astype(np.float32)
+        drift = NOISE_MEMORY * drift + NOISE_KICK * generator.standard_normal(len(scale))
+        noisy = action + scale * drift
+        noisy = (np.clip(noisy, low, high) if robot.action_low else noisy).astype(np.float32)
         step = env.step(action if solved_for >= 0 else noisy)
-        if solved_for >= 0 or step.success:
+        if solved_for >= 0 or env.expert_done():
             solved_for += 1
         elif step.done:
             frames, actions = [], []
             break
-    return _Recording(job.seed, robot, frames, np.array(actions, np.float32).reshape(-1, len(low)))
+    return _Recording(job.seed, robot, frames, np.array(actions, np.float32).reshape(-1, len(scale)))

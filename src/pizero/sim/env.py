@@ -1,6 +1,7 @@
 """What a simulator looks like to the rest of the house, which tasks there are, and which seeds are whose."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +16,8 @@ NUM_SEEDS = 2**30
 
 
 class SimulatorUnavailableError(OSError):
-    """One line that says what this machine lacks to run a simulator, and the command that installs it."""
+    """One line that says what this machine lacks to run a simulator (package, driver, assets), and the command that
+    brings it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Task:
     prompt: str
     """The instruction, as a person would say it."""
     max_steps: int
-    """Control steps after which an episode without success ends."""
+    """Control steps after which an episode ends."""
+    num_states: int = 0
+    """Initial states that the task's benchmark prescribes for evaluation; 0: it prescribes none, and a seed draws one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Step:
     success: bool
     """The task is solved in this state."""
     done: bool
-    """The episode is over: solved, or the task's `max_steps` are used up."""
+    """The episode is over by the rules of its benchmark: solved (where the first success counts), or the task's
+    `max_steps` are used up. Its outcome is `success` of this step."""
 
 
 @runtime_checkable
@@ -48,9 +53,15 @@ class Env(Protocol):
     """The robot."""
     task: Task
     """What it is asked to do."""
+    noise_scale: tuple[float, ...]
+    """For each action, in its unit: how far exploration noise of size 1 moves it. 0 for a gripper."""
 
-    def reset(self, seed: int) -> None:
-        """Start the episode that `seed` names: the same in every process, whatever ran before."""
+    def reset(self, seed: int, state: int | None = None) -> None:
+        """Start an episode: the same for the same arguments in every process, whatever ran before.
+
+        state: number of one of the task's `num_states`, the benchmark's own initial states, which are for evaluation;
+        None: an initial state that `seed` draws, from a continuous distribution, never one of the benchmark's.
+        """
         ...
 
     def frame(self) -> Frame:
@@ -58,11 +69,22 @@ class Env(Protocol):
         ...
 
     def step(self, action: Float32[np.ndarray, " a"]) -> Step:
-        """Execute one action (clipped to the embodiment's bounds). Going on after `done` is allowed."""
+        """Execute one action (clipped to the embodiment's bounds, where it has some). Going on after `done` is allowed.
+
+        Raises ValueError when the action is not as many finite numbers as the embodiment has actions.
+        """
         ...
 
     def expert_action(self) -> Float32[np.ndarray, " a"]:
-        """What the scripted expert does now. It reads the simulator's state: for demonstrations only."""
+        """What the scripted expert does now. It reads the simulator's state: for demonstrations only.
+
+        It looks at where things are, not at a clock: pushed off its path it comes back, and what slipped is grasped
+        again. When it is done it stands still.
+        """
+        ...
+
+    def expert_done(self) -> bool:
+        """Whether the task is solved and the expert has nothing left to do (hand opened and withdrawn)."""
         ...
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -95,6 +117,18 @@ def list_tasks() -> list[str]:
     return sorted(_tasks())
 
 
+def expand_tasks(names: Sequence[str]) -> list[str]:
+    """Names of single tasks, where a name before "/" stands for all its tasks ("simpler", "libero-object").
+
+    In order, none twice. Raises ValueError as `find_task`.
+    """
+    found = []
+    for name in names:
+        group = [task for task in _tasks() if task.startswith(name + "/")]
+        found += group or [find_task(name).name]
+    return list(dict.fromkeys(found))
+
+
 def find_task(name: str) -> Task:
     """The task of that name; ValueError with the nearest names when there is none. Imports no simulator."""
     tasks = _tasks()
@@ -114,10 +148,21 @@ def make_env(name: str) -> Env:
         from pizero.sim.metaworld import MetaWorldEnv
 
         return MetaWorldEnv(task)
+    if name.startswith("simpler/"):
+        from pizero.sim.simpler.env import SimplerEnv
+
+        return SimplerEnv(task)
+    if name.startswith("libero-"):
+        from pizero.sim.libero.env import LiberoEnv
+
+        return LiberoEnv(task)
     raise AssertionError(f"{name} is listed but has no simulator")
 
 
 def _tasks() -> dict[str, Task]:
-    from pizero.sim.metaworld import TASKS  # a table; the simulator itself is imported when an environment is made
+    # tables; a simulator itself is imported when an environment is made
+    from pizero.sim import metaworld
+    from pizero.sim.libero import task as libero
+    from pizero.sim.simpler import task as simpler
 
-    return TASKS
+    return metaworld.TASKS | simpler.TASKS | libero.TASKS

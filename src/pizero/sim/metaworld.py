@@ -148,6 +148,8 @@ _APT = "apt-get install -y libegl1 libgl1-mesa-dri"
 class MetaWorldEnv:
     """One Meta-World task as an `Env`."""
 
+    noise_scale = (1.0, 1.0, 1.0, 0.0)
+
     def __init__(self, task: Task) -> None:
         self.task = task
         self.embodiment = EMBODIMENT
@@ -167,10 +169,13 @@ class MetaWorldEnv:
         self._expert = self._new_expert()
         self._observation: np.ndarray | None = None
         self._steps = 0
+        self._solved = False
         self._renderer: _Renderer | None = None
 
-    def reset(self, seed: int) -> None:
-        """Start the episode that `seed` names: the same in every process, whatever ran before."""
+    def reset(self, seed: int, state: int | None = None) -> None:
+        """Start the episode that `seed` names; Meta-World prescribes no states."""
+        if state is not None:
+            raise ValueError(f"{self.task.name} has no prescribed initial states; state is {state}")
         env = self._env
         env.seed(seed)
         env.reset()
@@ -180,6 +185,7 @@ class MetaWorldEnv:
         self._observation = env._get_obs()
         self._expert = self._new_expert()
         self._steps = 0
+        self._solved = False
 
     def frame(self) -> Frame:
         """What the robot sees now; the state is the first four numbers of Meta-World's observation."""
@@ -192,7 +198,7 @@ class MetaWorldEnv:
         self._observed()
         self._observation, _, _, _, info = self._env.step(action)
         self._steps += 1
-        success = bool(info["success"])
+        success = self._solved = bool(info["success"])
         return Step(success, success or self._steps >= self.task.max_steps)
 
     def expert_action(self) -> Float32[np.ndarray, " a"]:
@@ -201,6 +207,10 @@ class MetaWorldEnv:
             warnings.filterwarnings("ignore", message="Constant")  # it warns that its actions will be clipped
             action = self._expert.get_action(self._observed())
         return np.clip(action, -1, 1).astype(np.float32)
+
+    def expert_done(self) -> bool:
+        """Whether the task is solved: Meta-World's experts have nothing to tidy up."""
+        return self._solved
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The camera's view at `size` pixels both ways, upright."""

@@ -19,19 +19,25 @@ TOY = Embodiment(
     gripper_action="1 closes",
 )
 MAX_STEPS = 30
+STATES = (2.25, -2.5, 3.0)
+"""Marks that the toy's benchmark prescribes."""
 
 
 class ToyEnv:
     """The mark is drawn from the seed; `step` raises, dies or hides success where the task's name says so."""
 
+    noise_scale = (0.5, 0.0)
+
     def __init__(self, name: str) -> None:
         self.embodiment = TOY
-        self.task = Task(name, "go to the mark of " + name, MAX_STEPS)
+        self.task = Task(name, "go to the mark of " + name, MAX_STEPS, len(STATES))
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, state: int | None = None) -> None:
         self.seed, self.x, self.steps, self.renders = seed, 0.0, 0, 0
-        self.gripper = 0.0
+        self.gripper, self.solved = 0.0, False
         self.mark = float(np.random.default_rng(seed).uniform(2, 4)) * (-1 if seed % 2 else 1)
+        if state is not None:
+            self.mark = STATES[state]
 
     def frame(self) -> Frame:
         self.renders += 1
@@ -51,10 +57,14 @@ class ToyEnv:
         self.steps += 1
         hidden = self.task.name == "toy/impossible" or (self.task.name == "toy/hard" and self.seed % 3 == 0)
         success = abs(self.x - self.mark) < 0.3 and not hidden
+        self.solved = success
         return Step(success, success or self.steps >= MAX_STEPS)
 
     def expert_action(self) -> np.ndarray:
         return np.array([np.clip(self.mark - self.x, -0.25, 0.25), 0.5], np.float32)
+
+    def expert_done(self) -> bool:
+        return self.solved
 
     def picture(self, size: int) -> np.ndarray:
         picture = np.full((size, size, 3), 60, np.uint8)
