@@ -15,8 +15,10 @@ pi0, a vision-language-action policy: record demonstrations, train, evaluate in 
   stats DATASET ...         statistics of the states and actions of one data set or several
   doctor DATASET            what will go wrong with a data set, by itself or beside a checkpoint
   train PRESET ...          train a policy
-  eval CHECKPOINT ...       count successes in a simulator and film them
+  eval CHECKPOINT|ws://...  count successes in a simulator and film them
+  compare RUN RUN           two evaluations on their common episodes, with McNemar's test
   act CHECKPOINT ...        the action chunk for one frame
+  serve CHECKPOINT          a policy over a websocket; openpi's clients connect to it too
   import SRC DST            a checkpoint of openpi, lerobot, open-pi-zero, transformers or a PaliGemma becomes ours
   export CHECKPOINT DST     ... and back, for openpi's server or lerobot
   merge ADAPTER DST         adapters and their base become one whole checkpoint
@@ -94,8 +96,20 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def _compare(arguments: Sequence[str]) -> int:
+    from pizero.command.compare import main
+
+    return main(arguments)
+
+
 def _act(arguments: Sequence[str]) -> int:
     from pizero.command.act import main
+
+    return main(arguments)
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    from pizero.command.serve import main
 
     return main(arguments)
 
@@ -131,7 +145,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "doctor": _doctor,
     "train": _train,
     "eval": _evaluate,
+    "compare": _compare,
     "act": _act,
+    "serve": _serve,
     "import": _import,
     "export": _export,
     "merge": _merge,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,16 +82,65 @@ def test_act_plans_the_same_chunk_for_the_same_frame_and_seed(dataset: Path, che
     assert "gripper" in succeed("act", checkpoint, "--frame", file)
 
 
-def test_eval_counts_films_and_reports(checkpoint: Path, tmp_path: Path) -> None:
-    options = ("--task", TASK, "--episodes", 2, "--execute-steps", 4, "--videos", 1, "--num-steps", 2)
-    printed = succeed("eval", checkpoint, *options, "--output", tmp_path / "out", "--json")
-    result = json.loads(printed)
+EVAL = ("--task", TASK, "--episodes", 2, "--execute-steps", 4, "--videos", 1, "--failures", 1, "--num-steps", 2)
+
+
+@pytest.fixture(scope="module")
+def evaluated(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of an evaluation, and what it printed."""
+    folder = tmp_path_factory.mktemp("eval") / "out"
+    return folder, json.loads(succeed("eval", checkpoint, *EVAL, "--output", folder, "--json"))
+
+
+def test_eval_counts_films_and_reports(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = evaluated
     [row] = result["tasks"]
     assert (row["task"], row["episodes"]) == (TASK, 2)
     assert 0 <= row["interval"][0] <= row["rate"] <= row["interval"][1] <= 1
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["tasks"] == result["tasks"]
-    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-    assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 1
+    assert json.loads((folder / "result.json").read_text())["tasks"] == result["tasks"]
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert len(list((folder / "videos").glob("metaworld-faucet-open-*.mp4"))) == 2 - row["successes"] // 2
+    assert result["throughput"]["episodes"] == 2
+    assert 0 < result["throughput"]["policy_share"] < 1
+    assert result["made_by"].startswith("pizero eval ")
+    assert {"metaworld", "mujoco", "torch", "sha256"} <= set(result["settings"])
+    assert len((folder / "episodes.jsonl").read_text().splitlines()) == 2
+
+
+def test_eval_goes_on_where_it_was_stopped_and_repeats_itself(
+    checkpoint: Path, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = evaluated
+    stopped = tmp_path / "stopped"
+    shutil.copytree(folder, stopped)
+    lines = (folder / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "episodes.jsonl").write_text(lines[0] + lines[1][:50])
+    done = pizero("eval", checkpoint, *EVAL, "--workers", 1, "--output", stopped)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 episodes were played before" in done.stderr
+    outcomes = [
+        [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]
+        for path in (folder / "episodes.jsonl", stopped / "episodes.jsonl")
+    ]
+    assert outcomes[0] == outcomes[1]
+    assert json.loads((stopped / "result.json").read_text())["tasks"] == result["tasks"]
+    other = [*EVAL[:2], "--episodes", 3, *EVAL[4:]]
+    line = refuse("eval", checkpoint, *other, "--output", stopped)
+    assert "episodes is 2 there and 3 now" in line
+    assert "--overwrite" in line
+
+
+def test_two_evaluations_are_compared_episode_by_episode(
+    checkpoint: Path, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = evaluated
+    options = [*EVAL[:6], "--videos", 0, "--num-steps", 1, "--output", tmp_path / "one", "--against", folder]
+    printed = succeed("eval", checkpoint, *options)
+    assert "num_steps: 1 against 2" in printed
+    total = json.loads(succeed("compare", tmp_path / "one", folder, "--json"))["total"]
+    assert total["episodes"] == 2
+    assert total["both"] + total["only_second"] == result["total"]["successes"]
+    assert total == json.loads((tmp_path / "one" / "result.json").read_text())["comparison"]["total"]
 
 
 def test_the_demo_runs_from_nothing_to_its_report(tmp_path: Path) -> None:
@@ -121,6 +171,12 @@ def test_the_demo_runs_from_nothing_to_its_report(tmp_path: Path) -> None:
         (("train", "debug", "--data.root", "nowhere"), "nowhere"),
         (("stats", "nowhere"), "nowhere"),
         (("eval", "nowhere", "--task", TASK), "nowhere"),
+        (("eval", "nowhere", "--task", "metaworld/faucet"), "metaworld/faucet-open"),
+        (("eval", "nowhere", "--task", TASK, "--assets", "nowhere"), "folder of assets nowhere does not exist"),
+        (("eval", "nowhere", "--task", TASK, "--against", "noplace"), "noplace is no folder of an evaluation"),
+        (("eval", "ws://127.0.0.1:9", "--task", TASK, "--num-steps", "4"), "leave them out"),
+        (("eval", "ws://127.0.0.1:9", "--task", TASK), "127.0.0.1:9"),
+        (("compare", "nowhere", "noplace"), "nowhere is no folder of an evaluation"),
         (("act", "nowhere", "--frame", "nothing.npz"), "nothing.npz"),
         (("show", "nowhere"), "neither a folder nor a preset"),
         (("demo", "--tasks", "metaworld/faucet"), "metaworld/faucet-open"),
@@ -144,7 +200,9 @@ def test_a_checkpoint_of_another_robot_is_refused(checkpoint: Path, tmp_path: Pa
     config = json.loads((other / "config.json").read_text())
     config["transform"]["embodiment"]["name"] = "somebody_else"
     (other / "config.json").write_text(json.dumps(config))
-    assert "somebody_else" in refuse("eval", other, "--task", TASK, "--execute-steps", 4)
+    refused = refuse("eval", other, "--task", TASK, "--execute-steps", 4)
+    assert "another robot" in refused
+    assert "somebody_else" in refused
 
 
 def test_a_moved_checkpoint_acts_the_same(dataset: Path, checkpoint: Path, tmp_path: Path) -> None:

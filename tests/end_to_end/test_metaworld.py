@@ -11,8 +11,10 @@ from pizero.frame import Frame
 from pizero.sim.collect import collect
 from pizero.sim.env import eval_seed, make_env, train_seed
 from pizero.sim.metaworld import CAMERA, EMBODIMENT, FRAME_SIZE
-from pizero.sim.report import Film, ReportData, task_rows, write_report
-from pizero.sim.rollout import EpisodeResult, evaluate, noise_seed
+from pizero.sim.outcome import EpisodeResult
+from pizero.sim.report import write_report
+from pizero.sim.result import Film, ReportData, task_rows
+from pizero.sim.rollout import evaluate, noise_seed
 
 TASKS = ["metaworld/faucet-open", "metaworld/faucet-close"]
 EXECUTE = 4

@@ -24,9 +24,11 @@ from pizero.progress import Report
 from pizero.progress import stage as progress_stage
 from pizero.sim.collect import collect
 from pizero.sim.env import find_task
+from pizero.sim.outcome import EpisodeResult
 from pizero.sim.plot import Curve, Plot
-from pizero.sim.report import RESULT_FILE, Command, Film, ReportData, Stage, task_rows, write_report
-from pizero.sim.rollout import ChunkPolicy, EpisodeResult, evaluate
+from pizero.sim.report import RESULT_FILE, write_report
+from pizero.sim.result import Command, Film, ReportData, Stage, task_rows
+from pizero.sim.rollout import ChunkPolicy, evaluate
 from pizero.train.config import TrainConfig
 from pizero.train.log import METRICS, Progress
 from pizero.train.loop import train

@@ -14,12 +14,16 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from pizero.data import lerobot_layout as layout
+from pizero.data.lerobot_episode import EncodedEpisode, Extra, check_episode, read_episode, write_episode
+from pizero.data.lerobot_output import DataFiles, VideoFiles
 from pizero.data.lerobot_stats import Pixels, vector_stats
-from pizero.data.video import ENCODER, PIXEL_FORMAT, VideoWriter
+from pizero.data.video import ENCODER, PIXEL_FORMAT
 from pizero.embodiment import Embodiment
 from pizero.frame import Frame
 
 Row = dict[str, Any]
+_ENCODED = "episode"
+"""Folder for the episode that is being added, beside what is written."""
 
 
 class LeRobotWriter:
@@ -51,10 +55,9 @@ class LeRobotWriter:
         if self._aside.exists():
             shutil.rmtree(self._aside)  # left by a run that was killed
         self._aside.mkdir(parents=True)
-        self._data = _DataFiles(self._aside)
+        self._data = DataFiles(self._aside)
         self._videos = {
-            camera: _VideoFiles(self._aside, layout.CAMERA_PREFIX + camera, size, self._rate)
-            for camera, size in self._sizes.items()
+            camera: VideoFiles(self._aside, layout.CAMERA_PREFIX + camera, self._rate) for camera in self._sizes
         }
         return self
 
@@ -74,35 +77,43 @@ class LeRobotWriter:
             shutil.rmtree(self._aside, ignore_errors=True)
 
     def add_episode(
-        self,
-        frames: Sequence[Frame],
-        actions: Float[np.ndarray, "n a"],
-        extra: Mapping[str, bool | int | float | str] | None = None,
+        self, frames: Sequence[Frame], actions: Float[np.ndarray, "n a"], extra: Extra | None = None
     ) -> None:
         """Appends an episode: `actions[i]`, in real units, was commanded on seeing `frames[i]`.
 
         `extra` is kept in the table of episodes; every episode must give the same keys. Nothing is written when it
         raises.
         """
-        self._check(frames, actions, extra or {})
-        for frame in frames:
-            self._tasks.setdefault(frame.prompt, len(self._tasks))
-        n, index = len(frames), len(self._episodes)
+        check_episode(f"episode {len(self._episodes)}", self.embodiment, self._sizes, frames, actions)
+        folder = self._aside / _ENCODED
+        folder.mkdir()
+        try:
+            write_episode(folder, self.embodiment, frames, actions, extra or {})
+            self.add_encoded(read_episode(folder))
+        finally:
+            shutil.rmtree(folder)
+
+    def add_encoded(self, episode: EncodedEpisode) -> None:
+        """Appends an episode whose pictures are encoded already; its files are read only."""
+        self._check(episode)
+        for prompt in episode.prompts:
+            self._tasks.setdefault(prompt, len(self._tasks))
+        n, index = len(episode.actions), len(self._episodes)
         # in the order of info.json, which lerobot compares with the columns of the file
         values: dict[str, np.ndarray] = {
-            layout.STATE: np.stack([frame.state for frame in frames]).astype(np.float32),
-            layout.ACTION: np.asarray(actions, np.float32),
+            layout.STATE: episode.state,
+            layout.ACTION: episode.actions,
             "timestamp": (np.arange(n) / self._rate).astype(np.float32),
             "frame_index": np.arange(n),
             "episode_index": np.full(n, index),
             "index": self._num_frames + np.arange(n),
-            "task_index": np.array([self._tasks[frame.prompt] for frame in frames]),
+            "task_index": np.array([self._tasks[prompt] for prompt in episode.prompts]),
         }
         if not self.embodiment.state:
             del values[layout.STATE]
         row: Row = {
             "episode_index": index,
-            "tasks": list(dict.fromkeys(frame.prompt for frame in frames)),
+            "tasks": list(dict.fromkeys(episode.prompts)),
             "length": n,
             "dataset_from_index": self._num_frames,
             "dataset_to_index": self._num_frames + n,
@@ -115,38 +126,21 @@ class LeRobotWriter:
             row |= {f"stats/{name}/{key}": value for key, value in vector_stats(column).items()}
         for camera, video in self._videos.items():
             key = layout.CAMERA_PREFIX + camera
-            images = [frame.images[camera] for frame in frames]
-            row |= {f"videos/{key}/{name}": value for name, value in video.write(images).items()}
-            pixels = Pixels.of(images)
+            row |= {f"videos/{key}/{name}": value for name, value in video.write(episode.videos[camera], n).items()}
+            pixels = episode.pixels[camera]
             self._pixels[camera].add(pixels)
             row |= {f"stats/{key}/{name}": value for name, value in pixels.stats().items()}
-        row |= {layout.EXTRA_PREFIX + key: value for key, value in (extra or {}).items()}
+        row |= {layout.EXTRA_PREFIX + key: value for key, value in episode.extra.items()}
         self._episodes.append(row)
         self._num_frames += n
 
-    def _check(self, frames: Sequence[Frame], actions: np.ndarray, extra: Mapping[str, Any]) -> None:
-        robot, index = self.embodiment, len(self._episodes)
-        if not len(frames):
-            raise ValueError(f"episode {index} has no frames")
-        if actions.shape != (len(frames), len(robot.actions)):
-            raise ValueError(
-                f"episode {index} has actions of shape {actions.shape}; for its {len(frames)} frames {robot.name} "
-                f"needs {(len(frames), len(robot.actions))}"
-            )
-        _check_finite(f"episode {index}", "action", actions, robot.actions)
-        for i, frame in enumerate(frames):
-            if len(frame.state) != len(robot.state):
-                raise ValueError(
-                    f"episode {index}, frame {i} has a state of {len(frame.state)} values, {robot.name} has "
-                    f"{len(robot.state)}: {robot.state}"
-                )
-            sizes = {camera: image.shape[:2] for camera, image in frame.images.items()}
-            if sizes != self._sizes:
-                raise ValueError(f"episode {index}, frame {i} has images {sizes}, the data set takes {self._sizes}")
-        _check_finite(f"episode {index}", "state", np.stack([frame.state for frame in frames]), robot.state)
+    def _check(self, episode: EncodedEpisode) -> None:
+        name = f"episode {len(self._episodes)}"
+        if episode.sizes != self._sizes:
+            raise ValueError(f"{name} has images {dict(episode.sizes)}, the data set takes {self._sizes}")
         first = {key.removeprefix(layout.EXTRA_PREFIX) for row in self._episodes[:1] for key in _extra_keys(row)}
-        if self._episodes and set(extra) != first:
-            raise ValueError(f"episode {index} has extra {sorted(extra)}, the episodes before have {sorted(first)}")
+        if self._episodes and set(episode.extra) != first:
+            raise ValueError(f"{name} has extra {sorted(episode.extra)}, the episodes before have {sorted(first)}")
 
     def _write_meta(self) -> None:
         (self._aside / "meta").mkdir(exist_ok=True)
@@ -201,76 +195,8 @@ class LeRobotWriter:
         }
 
 
-class _DataFiles:
-    """Parquet files of frames, one row group per episode; a new file where the next episode would pass the limit."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._number, self._num_bytes = root, -1, 0
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> dict[str, int]:
-        """Appends rows; returns where they went."""
-        if self._writer is None or self._num_bytes + table.nbytes > layout.DATA_FILE_MB * layout.MB:
-            self.close()
-            self._number += 1
-            path = self._root / layout.DATA.format(**_place(self._number))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer, self._num_bytes = pq.ParquetWriter(path, table.schema, compression="snappy"), 0
-        self._writer.write_table(table)
-        self._num_bytes += table.nbytes
-        return _place(self._number)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-class _VideoFiles:
-    """mp4 files of one camera, many episodes in each; a new file where the next episode would pass the limit."""
-
-    def __init__(self, root: Path, key: str, size: tuple[int, int], rate_hz: float) -> None:
-        self._root, self._key, self._size, self._rate_hz = root, key, size, rate_hz
-        self._number = -1
-        self._writer: VideoWriter | None = None
-
-    def write(self, images: Sequence[np.ndarray]) -> Row:
-        """Appends pictures; returns where and when they are to be found."""
-        if self._writer is None or self._expected_bytes(self._writer, len(images)) > layout.VIDEO_FILE_MB * layout.MB:
-            self.close()
-            self._number += 1
-            path = self._root / layout.VIDEO.format(video_key=self._key, **_place(self._number))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = VideoWriter(path, self._size, self._rate_hz)
-        start = self._writer.num_frames
-        for image in images:
-            self._writer.add(image)
-        times = {"from_timestamp": start / self._rate_hz, "to_timestamp": self._writer.num_frames / self._rate_hz}
-        return _place(self._number) | times
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    @staticmethod
-    def _expected_bytes(writer: VideoWriter, num_more: int) -> float:
-        return writer.num_bytes / writer.num_frames * (writer.num_frames + num_more)
-
-
-def _place(number: int) -> dict[str, int]:
-    chunk, file = divmod(number, layout.CHUNK_SIZE)
-    return {"chunk_index": chunk, "file_index": file}
-
-
 def _extra_keys(row: Row) -> list[str]:
     return [key for key in row if key.startswith(layout.EXTRA_PREFIX)]
-
-
-def _check_finite(where: str, what: str, values: np.ndarray, names: Sequence[str]) -> None:
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"{where}, frame {bad[0][0]}: {what} {names[bad[0][1]]!r} is {values[tuple(bad[0])]}")
 
 
 def _table(values: Mapping[str, np.ndarray]) -> pa.Table:

@@ -1,39 +1,36 @@
 """Demonstrations of a scripted expert, as a data set.
 
-The robot executes the expert's action plus noise that lasts over several steps; recorded is what the expert would have
-done. So the data shows how to come back to the path, which a policy that has strayed from it needs (DART, Laskey et
-al., CoRL 2017). How much noise there is differs from episode to episode. Episodes that the expert does not solve are
-left out and counted.
+The robot executes the expert's action, perturbed (`pizero.sim.perturb`); recorded is what the expert would have done.
+Episodes that the expert does not solve are left out and counted. Workers own the simulators and write each attempt,
+its pictures encoded, to a folder of its own; when there are enough, they are joined to one data set. So a collection
+that was killed goes on where it was.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing.connection import Connection
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float32
-
-from pizero.embodiment import Embodiment
-from pizero.frame import Frame
+from pizero import __version__
 from pizero.sim import env as env_module
-from pizero.sim.env import Env, SimulatorUnavailableError, train_seed
+from pizero.sim.attempt import AttemptFolder, Attempts, Outcome
+from pizero.sim.env import Env, train_seed
+from pizero.sim.record import Job, server
 from pizero.sim.workers import Died, Workers
 
 MAX_ATTEMPTS = 100_000
 """Episodes tried per task and `seed`; collections with different seeds share no episode."""
-NOISE_MEMORY = 0.8
-"""How much of a step's noise is left in the next: 1/e after 4.5 steps."""
-NOISE_KICK = 0.6
-"""Fresh noise per step. With the memory above this makes the noise's deviation equal the episode's scale."""
-HOLD_STEPS = 3
-"""Steps recorded after success, without noise: what the expert does when it is done."""
 TRIES_PER_EPISODE = 5
 """When this many attempts per wanted episode do not suffice, the expert cannot do the task under that noise."""
+PATIENCE_S = 1800.0
+"""How long an attempt may take, the making of its environment included. The longest takes minutes where a busy
+processor renders."""
+ABOUT = "meta/collection.json"
+"""File of the data set that says how it was made."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, note)."""
@@ -72,190 +69,173 @@ def collect(
     noise: float = 0.8,
     progress: Progress | None = None,
     make_env: Callable[[str], Env] = env_module.make_env,
+    disturbances: float = 0.0,
+    overwrite: bool = False,
 ) -> CollectResult:
     """Write `episodes` solved episodes of each task to a LeRobot data set at `root`.
 
-    noise: largest deviation of the noise in an episode, in half the range of an action; 0 records the pure expert. Each
-    episode draws its own deviation between 0 and this. Gripper actions stay clean.
+    noise: largest deviation of the noise in an episode, in the environment's noise scale; 0 records the pure expert.
+    Each episode draws its own deviation between 0 and this. Gripper actions stay clean.
     make_env: another simulator (a function of a module, since workers import it).
+    disturbances: chance, for each episode, that the robot is pushed off or made to let go once (`pizero.sim.perturb`).
+    The episode's `extra` says its task, seed, noise and disturbance.
+    overwrite: replace the data set at `root`, once the new one is complete, and start anew if one was left unfinished.
 
-    Episodes and their order depend on (tasks, episodes, seed, noise) alone. Raises ValueError for arguments that do not
-    fit or a task that the expert cannot do under that noise, RuntimeError when a simulator crashes; then nothing is
-    written.
+    Episodes and their order depend on (tasks, episodes, seed, noise, disturbances) alone. Until the data set is
+    complete, attempts are in `root`.part: the same call goes on with them, also with other tasks or another number of
+    episodes. Raises ValueError for arguments that do not fit, attempts with other settings there, or a task that the
+    expert cannot do under that noise, RuntimeError when a simulator crashes.
     """
+    _check(tasks, root, episodes, workers, noise, disturbances, overwrite)
+    settings = {"seed": seed, "noise": float(noise), "disturbances": float(disturbances), "pizero": __version__}
+    folder = AttemptFolder(root.with_name(root.name + ".part"), settings, overwrite)
+    attempts = {task: Attempts(episodes, folder.made(task)) for task in tasks}
+    try:
+        _Collection(folder, attempts, settings, episodes, progress).run(workers, make_env)
+    finally:
+        folder.remove_if_empty()
+    result = CollectResult(
+        root, tuple(TaskResult(task, len(a.solved), a.num_failed, a.num_frames) for task, a in attempts.items())
+    )
+    _join(folder, attempts, root, {"settings": settings, "episodes": episodes, "failed": _failed(attempts)})
+    return result
+
+
+def _check(
+    tasks: Sequence[str], root: Path, episodes: int, workers: int, noise: float, disturbances: float, overwrite: bool
+) -> None:
     if episodes < 1 or not tasks:
         raise ValueError(f"{episodes} episodes of {len(tasks)} tasks are nothing to collect")
     if len(set(tasks)) != len(tasks):
         raise ValueError(f"a task is named twice: {', '.join(tasks)}")
-    if noise < 0:
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, must be at least 1")
+    if not 0 <= noise < float("inf"):
         raise ValueError(f"noise is {noise}, must be 0 or more")
-    workers = min(workers, episodes * len(tasks))
-    counts = {task: TaskResult(task, 0, 0, 0) for task in tasks}
-    add_episode: Callable[[str, _Recording], Future[None]] | None = None
-    with ExitStack() as stack:
-        pool = stack.enter_context(Workers(workers, partial(_serve, make_env)))
-        writing: deque[Future[None]] = deque()
-        for task, recording in _recordings(pool, workers, tasks, episodes, seed, noise):
-            count = counts[task]
-            if not recording.frames:
-                counts[task] = replace(count, failed=count.failed + 1)
-                continue
-            if add_episode is None:
-                add_episode = _open(stack, root, recording)
-            writing.append(add_episode(task, recording))
-            if len(writing) > workers:
-                writing.popleft().result()
-            count = replace(count, kept=count.kept + 1, frames=count.frames + len(recording.frames))
-            counts[task] = count
-            if progress is not None:
-                done = sum(each.kept for each in counts.values())
-                note = f"{task}: {count.kept} kept, {count.failed} left out"
-                progress(done, episodes * len(tasks), note)
-        while writing:
-            writing.popleft().result()
-    return CollectResult(root, tuple(counts.values()))
+    if not 0 <= disturbances <= 1:
+        raise ValueError(f"disturbances is {disturbances}, must be a chance, from 0 to 1")
+    if root.exists() and not overwrite:
+        raise ValueError(f"{root} exists already; choose another folder, or --overwrite to replace it")
+    if root.exists() and not (root / "meta/info.json").is_file():
+        raise ValueError(f"{root} is no data set, and is not replaced; choose another folder")
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One attempt."""
+class _Collection:
+    """Gives workers attempts to make until every task has its episodes.
 
-    task: str
-    attempt: int
-    seed: int
-    noise: float
+    A worker stays with its task while there are attempts to make, since an environment takes seconds to build.
+    """
 
+    def __init__(
+        self,
+        folder: AttemptFolder,
+        attempts: Mapping[str, Attempts],
+        settings: Mapping[str, Any],
+        episodes: int,
+        progress: Progress | None,
+    ) -> None:
+        self._folder, self._attempts, self._settings = folder, attempts, settings
+        self._episodes, self._progress = episodes, progress
+        self._current: dict[int, Job] = {}
+        self._task_of: dict[int, str] = {}
+        self._died: set[tuple[str, int]] = set()
 
-@dataclass(frozen=True)
-class _Recording:
-    """A solved episode, or one without frames that the expert did not solve."""
+    def run(self, workers: int, make_env: Callable[[str], Env]) -> None:
+        """Makes the attempts. Raises what `collect` says."""
+        for task in self._attempts:
+            self._check_task(task)
+        num_todo = sum(len(attempts.todo) for attempts in self._attempts.values())
+        if not num_todo:
+            return
+        with Workers(min(workers, num_todo), server(make_env)) as pool:
+            for worker in range(min(workers, num_todo)):
+                self._feed(pool, worker)
+            while self._current:
+                for worker, answer in pool.next_answers(PATIENCE_S):
+                    self._take(self._current.pop(worker), answer)
+                    self._feed(pool, worker)
 
-    seed: int
-    embodiment: Embodiment
-    frames: list[Frame]
-    actions: Float32[np.ndarray, "n a"]
+    def _feed(self, pool: Workers, worker: int) -> None:
+        task = self._next_task(worker)
+        if task is None:
+            return
+        attempt = self._attempts[task].todo.popleft()
+        seed, noise, disturbances = (self._settings[key] for key in ("seed", "noise", "disturbances"))
+        job_seed = train_seed(seed * MAX_ATTEMPTS + attempt)
+        job = Job(task, attempt, job_seed, noise, disturbances, self._folder.place(task, attempt))
+        self._current[worker], self._task_of[worker] = job, task
+        pool.send(worker, job)
 
-
-def _open(stack: ExitStack, root: Path, first: _Recording) -> Callable[[str, _Recording], "Future[None]"]:
-    """A function that adds an episode to the data set at `root`, in a thread, so that workers are fed meanwhile."""
-    from pizero.data.lerobot_writer import LeRobotWriter  # brings pyarrow and PyAV, which workers do not need
-
-    sizes = {camera: image.shape[:2] for camera, image in first.frames[0].images.items()}
-    writer = stack.enter_context(LeRobotWriter(root, first.embodiment, sizes))
-    thread = stack.enter_context(ThreadPoolExecutor(1))  # ends before the writer does
-
-    def add_episode(task: str, recording: _Recording) -> "Future[None]":
-        extra: dict[str, int | str] = {"task": task, "seed": recording.seed}
-        return thread.submit(writer.add_episode, recording.frames, recording.actions, extra)
-
-    return add_episode
-
-
-class _CrashedError(RuntimeError):
-    """A simulator raised something: says where."""
-
-
-def _recordings(
-    pool: Workers, workers: int, tasks: Sequence[str], episodes: int, seed: int, noise: float
-) -> Iterator[tuple[str, _Recording]]:
-    """Attempts of each task in order, until `episodes` of them are solved."""
-
-    def job(task: str, attempt: int) -> _Job:
-        return _Job(task, attempt, train_seed(seed * MAX_ATTEMPTS + attempt), noise)
-
-    num_attempts = dict.fromkeys(tasks, episodes)
-    todo = deque(job(task, attempt) for task in tasks for attempt in range(episodes))
-    current: dict[int, _Job] = {}
-    done: dict[tuple[str, int], _Recording] = {}
-    died: set[tuple[str, int]] = set()
-
-    def feed(worker: int) -> None:
-        if todo:
-            current[worker] = todo.popleft()
-            pool.send(worker, current[worker])
-
-    def receive() -> None:
-        for worker, answer in pool.next_answers():
-            last = current.pop(worker)
-            key = (last.task, last.attempt)
-            match answer:
-                case _Recording():
-                    done[key] = answer
-                    if not answer.frames:
-                        todo.appendleft(job(last.task, num_attempts[last.task]))
-                        num_attempts[last.task] += 1
-                        _check_attempts(last.task, num_attempts[last.task], episodes, noise)
-                case Died() if key not in died:  # once may be bad luck, such as a lack of memory
-                    died.add(key)
-                    todo.appendleft(last)
-                case Died():
-                    raise RuntimeError(f"{last.task}, seed {last.seed}: {answer.reason}, twice")
-                case _:
-                    raise answer
-            feed(worker)
-
-    for worker in range(workers):
-        feed(worker)
-    for task in tasks:
-        attempt = 0
-        while attempt < num_attempts[task]:
-            while (task, attempt) not in done:
-                receive()
-            yield task, done.pop((task, attempt))
-            attempt += 1
-
-
-def _check_attempts(task: str, attempts: int, episodes: int, noise: float) -> None:
-    if attempts > min(TRIES_PER_EPISODE * episodes, MAX_ATTEMPTS):
-        raise ValueError(
-            f"the expert of {task} solved fewer than {episodes} of {attempts - 1} episodes with noise {noise}; "
-            "lower the noise"
+    def _next_task(self, worker: int) -> str | None:
+        """The worker's own task, else the one with the most attempts to make for each worker that has it."""
+        own = self._task_of.get(worker)
+        if own is not None and self._attempts[own].todo:
+            return own
+        busy = Counter(job.task for job in self._current.values())
+        return max(
+            (task for task, attempts in self._attempts.items() if attempts.todo),
+            key=lambda task: len(self._attempts[task].todo) / (1 + busy[task]),
+            default=None,
         )
 
+    def _take(self, job: Job, answer: Any) -> None:
+        key = (job.task, job.attempt)
+        match answer:
+            case Outcome():
+                self._attempts[job.task].add(job.attempt, answer)
+                self._check_task(job.task)
+                self._report(job.task)
+            case Died() if key not in self._died:  # once may be bad luck, such as a lack of memory
+                self._died.add(key)
+                self._attempts[job.task].todo.appendleft(job.attempt)
+            case Died():
+                raise RuntimeError(f"{job.task}, seed {job.seed}: {answer.reason}, twice")
+            case _:
+                raise answer
 
-def _serve(make_env: Callable[[str], Env], pipe: Connection) -> None:
-    """In a worker: records until the pipe is closed. Answers with a _Recording or the exception that ends all."""
-    env: Env | None = None
-    while True:
-        try:
-            job: _Job = pipe.recv()
-        except EOFError:
-            break
-        try:
-            if env is None or env.task.name != job.task:
-                if env is not None:
-                    env.close()
-                env = make_env(job.task)
-            pipe.send(_record(env, job))
-        except (ValueError, SimulatorUnavailableError) as error:
-            pipe.send(error)
-        except Exception as error:
-            pipe.send(_CrashedError(f"{job.task}, seed {job.seed}: {type(error).__name__}: {error}"))
-    if env is not None:
-        env.close()
+    def _check_task(self, task: str) -> None:
+        attempts = self._attempts[task]
+        if attempts.planned > min(TRIES_PER_EPISODE * self._episodes, MAX_ATTEMPTS):
+            noise, disturbances = self._settings["noise"], self._settings["disturbances"]
+            disturbed = f" and disturbances {disturbances}" if disturbances else ""
+            raise ValueError(
+                f"the expert of {task} solved fewer than {self._episodes} of {attempts.planned - 1} episodes with "
+                f"noise {noise}{disturbed}; lower the noise, or leave the task out"
+            )
+        robots = {each: next(iter(a.outcomes.values())).robot for each, a in self._attempts.items() if a.outcomes}
+        for other, robot in robots.items():
+            if task in robots and robot != robots[task]:
+                raise ValueError(
+                    f"{task} is for the robot {robots[task].name}, {other} for {robot.name}; a data set has one robot: "
+                    "collect them apart"
+                )
+
+    def _report(self, task: str) -> None:
+        if self._progress is not None:
+            kept, failed = len(self._attempts[task].solved), self._attempts[task].num_failed
+            done = sum(len(attempts.solved) for attempts in self._attempts.values())
+            self._progress(done, self._episodes * len(self._attempts), f"{task}: {kept} kept, {failed} left out")
 
 
-def _record(env: Env, job: _Job) -> _Recording:
-    robot = env.embodiment
-    low, high = np.array(robot.action_low, np.float32), np.array(robot.action_high, np.float32)
-    generator = np.random.default_rng([job.seed, 1])  # not the stream that may have laid out the scene
-    scale = generator.uniform(0, job.noise) * np.array(env.noise_scale)
-    drift = np.zeros(len(scale))
-    frames: list[Frame] = []
-    actions: list[np.ndarray] = []
-    env.reset(job.seed)
-    solved_for = -1  # steps since success
-    while solved_for < HOLD_STEPS:
-        frames.append(env.frame())
-        action = env.expert_action()
-        actions.append(action)
-        drift = NOISE_MEMORY * drift + NOISE_KICK * generator.standard_normal(len(scale))
-        noisy = action + scale * drift
-        noisy = (np.clip(noisy, low, high) if robot.action_low else noisy).astype(np.float32)
-        step = env.step(action if solved_for >= 0 else noisy)
-        if solved_for >= 0 or env.expert_done():
-            solved_for += 1
-        elif step.done:
-            frames, actions = [], []
-            break
-    return _Recording(job.seed, robot, frames, np.array(actions, np.float32).reshape(-1, len(scale)))
+def _failed(attempts: Mapping[str, Attempts]) -> dict[str, int]:
+    return {task: each.num_failed for task, each in attempts.items()}
+
+
+def _join(folder: AttemptFolder, attempts: Mapping[str, Attempts], root: Path, about: Mapping[str, Any]) -> None:
+    """Make the data set of all solved attempts, put it to `root`, and remove the attempts."""
+    from pizero.data.lerobot_episode import read_episode  # bring pyarrow and PyAV, which workers need not import
+    from pizero.data.lerobot_writer import LeRobotWriter
+
+    joined = folder.folder / "dataset"
+    if joined.exists():  # of a run that was killed in the next lines
+        shutil.rmtree(joined)
+    places = [folder.place(task, attempt) for task, each in attempts.items() for attempt in each.solved]
+    robot = next(outcome.robot for each in attempts.values() for outcome in each.outcomes.values())
+    with LeRobotWriter(joined, robot, read_episode(places[0]).sizes) as writer:
+        for place in places:
+            writer.add_encoded(read_episode(place))
+    (joined / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    if root.exists():
+        shutil.rmtree(root)
+    os.replace(joined, root)
+    shutil.rmtree(folder.folder)

@@ -31,7 +31,7 @@ class Task:
     max_steps: int
     """Control steps after which an episode ends."""
     num_states: int = 0
-    """Initial states that the task's benchmark prescribes for evaluation; 0: it prescribes none, and a seed draws one."""
+    """Initial states that the task's benchmark prescribes for evaluation; 0: none, then a seed draws one."""
 
 
 @dataclass(frozen=True)

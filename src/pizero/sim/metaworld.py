@@ -13,17 +13,12 @@ Meta-World:
 - After its reset it leaves things that were moved last where they were drawn before; here they are brought up to date,
   so that the first picture shows what is there.
 
-Rendering needs EGL; without a GPU Mesa renders in software, at a speed set by the number of triangles. Hence no
-shadows, no multisampling, and meshes thinned out for the picture; the physics keeps its own model. docs/metaworld.md
-has numbers.
+How it is drawn is in mujoco_renderer.py; docs/metaworld.md has numbers.
 """
 
-import atexit
 import copy
-import os
 import sys
 import warnings
-import weakref
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +28,7 @@ from jaxtyping import Float32, UInt8
 from pizero.embodiment import Embodiment
 from pizero.frame import Frame
 from pizero.sim.env import SimulatorUnavailableError, Step, Task
+from pizero.sim.mujoco_renderer import Renderer, choose_egl, egl_missing
 
 CAMERA = "corner2"
 CAMERA_POSITION = (0.75, 0.075, 0.7)
@@ -137,18 +133,14 @@ _HIDDEN_GROUP = 5
 
 _CELL = 0.004
 """Metres; vertices of a mesh in one cube of this size become one in the picture. A frame's pixel covers about 1 cm."""
-_THIN_ABOVE = 1000
-"""Triangles; meshes with fewer are left as they are."""
-_MAX_GEOMS = 500
-"""Room in the scene for everything drawn; the largest task has 69 geoms."""
-
-_APT = "apt-get install -y libegl1 libgl1-mesa-dri"
+_GEOM_GROUPS = (0, 1, 2)
+"""The groups of geoms that MuJoCo draws unless told otherwise."""
 
 
 class MetaWorldEnv:
     """One Meta-World task as an `Env`."""
 
-    noise_scale = (1.0, 1.0, 1.0, 0.0)
+    noise_scale: tuple[float, ...] = (1.0, 1.0, 1.0, 0.0)
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -170,7 +162,7 @@ class MetaWorldEnv:
         self._observation: np.ndarray | None = None
         self._steps = 0
         self._solved = False
-        self._renderer: _Renderer | None = None
+        self._renderer: Renderer | None = None
 
     def reset(self, seed: int, state: int | None = None) -> None:
         """Start the episode that `seed` names; Meta-World prescribes no states."""
@@ -216,8 +208,10 @@ class MetaWorldEnv:
         """The camera's view at `size` pixels both ways, upright."""
         self._observed()
         if self._renderer is None:
-            self._renderer = _Renderer(self._mujoco, self._env.model, _MARKERS.get(self.task.name))
-        return self._renderer.render(self._env.data, size)
+            model = _picture_model(self._env.model, _MARKERS.get(self.task.name))
+            self._renderer = Renderer(self._mujoco, model, FRAME_SIZE, _CELL, _GEOM_GROUPS)
+        picture = self._renderer.render(self._env.data, CAMERA, size)
+        return np.ascontiguousarray(picture[::-1, ::-1])  # the camera is mounted upside down
 
     def close(self) -> None:
         """Give the renderer's memory back."""
@@ -230,130 +224,27 @@ class MetaWorldEnv:
         return self._observation
 
 
-class _Renderer:
-    """Upright pictures of any size from the one camera.
-
-    `mujoco.Renderer` has one size per GL context, which takes 0.2 s to make; this one resizes its buffer instead.
-    """
-
-    def __init__(self, mujoco: ModuleType, model: Any, marker: str | None) -> None:
-        self._mujoco = mujoco
-        self._model = _picture_model(model, marker)
-        self._size = FRAME_SIZE
-        self._gl: Any = _gl_context(mujoco, self._size)
-        _close_at_exit(self)
-        self._gl.make_current()
-        self._context: Any = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._options = mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = self._model.camera(CAMERA).id
-        self._scene = mujoco.MjvScene(self._model, maxgeom=_MAX_GEOMS)
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-
-    def render(self, data: Any, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        mujoco = self._mujoco
-        self._gl.make_current()
-        if size != self._size:
-            mujoco.mjr_resizeOffscreen(size, size, self._context)
-            self._size = size
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
-        area = mujoco.MjrRect(0, 0, size, size)
-        pixels = np.empty((size, size, 3), np.uint8)
-        mujoco.mjr_render(area, self._scene, self._context)
-        mujoco.mjr_readPixels(pixels, None, area, self._context)
-        # OpenGL's first row is the lowest: of the upside-down camera that is the top, with left and right exchanged.
-        return np.ascontiguousarray(pixels[:, ::-1])
-
-    def close(self) -> None:
-        if self._gl is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-            self._gl = None
-
-
-_open_renderers: "weakref.WeakSet[_Renderer]" = weakref.WeakSet()
-
-
-def _close_at_exit(renderer: _Renderer) -> None:
-    """Close the renderer before MuJoCo ends EGL at exit; after that, freeing a context prints a traceback.
-
-    MuJoCo registers its end when it makes the first context, and exit functions run last in, first out.
-    """
-    if not _open_renderers:
-        atexit.register(_close_renderers)
-    _open_renderers.add(renderer)
-
-
-def _close_renderers() -> None:
-    for renderer in list(_open_renderers):
-        renderer.close()
-
-
 def _picture_model(model: Any, marker: str | None) -> Any:
-    """A copy of the model for drawing only: cheap settings, thinner meshes, no sites but the marker."""
+    """A copy of the model for drawing only: no sites but the marker."""
     model = copy.deepcopy(model)
-    model.vis.quality.offsamples = 0
-    model.vis.quality.shadowsize = 1
-    model.vis.global_.offwidth = model.vis.global_.offheight = FRAME_SIZE
     model.site_group[:] = _HIDDEN_GROUP
     if marker is not None:
         site = model.site(marker).id
         model.site_group[site] = 0
         model.site_rgba[site] = _MARKER_RGBA
         model.site_size[site] = _MARKER_RADIUS
-    for mesh in range(model.nmesh):
-        if model.mesh_facenum[mesh] > _THIN_ABOVE:
-            _thin_out(model, mesh)
     return model
-
-
-def _thin_out(model: Any, mesh: int) -> None:
-    """Join the vertices that share a cell of `_CELL`, and drop the triangles that are flat or double thereafter.
-
-    Works in place on the mesh's stretch of the model's arrays: the triangles kept move to the front, the count falls.
-    """
-    first_vertex, num_vertices = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
-    first, num = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
-    cells = np.floor(model.mesh_vert[first_vertex : first_vertex + num_vertices] / _CELL)
-    _, stand_in, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    faces = stand_in[cell.reshape(-1)][model.mesh_face[first : first + num]]
-    corners = np.sort(faces, axis=1)
-    kept = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2])
-    _, once = np.unique(corners, axis=0, return_index=True)
-    kept &= np.isin(np.arange(num), once)
-    left = int(kept.sum())
-    model.mesh_face[first : first + left] = faces[kept]
-    for corner_data in (model.mesh_facenormal, model.mesh_facetexcoord):
-        corner_data[first : first + left] = corner_data[first : first + num][kept]
-    model.mesh_facenum[mesh] = left
-
-
-def _gl_context(mujoco: ModuleType, size: int) -> Any:
-    context: Any = mujoco.GLContext.__new__(mujoco.GLContext)
-    context._context = None  # its __del__ reads this, and would print a traceback where __init__ fails
-    try:
-        context.__init__(size, size)
-        return context
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise SimulatorUnavailableError(f"EGL cannot render here ({error}); on Debian or Ubuntu: {_APT}") from error
 
 
 def _import_simulator() -> tuple[ModuleType, ModuleType, ModuleType]:
     """The modules mujoco, metaworld.env_dict and metaworld.policies; SimulatorUnavailableError when one is missing."""
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco is imported
-        os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa: render in the calling thread; processes share the cores
+    choose_egl()
     try:
         import mujoco
         from metaworld import env_dict, policies
     except ModuleNotFoundError as error:
         message = f"Meta-World is not installed ({error}); install it: pip install 'pizero[metaworld]'"
         raise SimulatorUnavailableError(message) from error
-    except (ImportError, AttributeError, OSError) as error:  # PyOpenGL without libEGL fails in any of these ways
-        raise SimulatorUnavailableError(f"EGL is missing here ({error}); on Debian or Ubuntu: {_APT}") from error
+    except (ImportError, AttributeError, OSError) as error:
+        raise egl_missing(error) from error
     return mujoco, env_dict, policies

@@ -1,9 +1,11 @@
-"""Processes that own simulators and answer over a pipe; one that dies is reported, and started again when needed."""
+"""Processes that own simulators and answer over a pipe; one that dies or hangs is reported, and started again when
+needed."""
 
 import contextlib
 import multiprocessing
 import multiprocessing.connection
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -25,7 +27,7 @@ class Died:
     """Stands for the answer of a worker that ended without one."""
 
     reason: str
-    """For example "worker died (exit code -9)"."""
+    """For example "worker died (exit code -9)" or "no answer for 300 s"."""
 
 
 class Workers:
@@ -38,31 +40,43 @@ class Workers:
         self._context = multiprocessing.get_context("spawn")
         self._serve = serve
         self._running: list[tuple[BaseProcess, Connection] | None] = [None] * count
-        self._owing: set[int] = set()
+        self._owing: dict[int, float] = {}  # worker -> when it was asked
 
     def send(self, worker: int, message: Any) -> None:
         """Give a worker a message, to which it owes one answer. Starts the process if it does not run."""
         running = self._running[worker] or self._start(worker)
-        self._owing.add(worker)
+        self._owing[worker] = time.monotonic()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: the next `answers` says so
             running[1].send(message)
 
-    def answers(self) -> list[tuple[int, Any]]:
-        """(worker, answer or Died) of every worker that owes one, in order of worker. Waits for all of them."""
-        answers = [(worker, self._receive(worker)) for worker in sorted(self._owing)]
-        self._owing.clear()
-        return answers
+    def answers(self, patience_s: float | None = None) -> list[tuple[int, Any]]:
+        """(worker, answer or Died) of every worker that owes one, in order of worker. Waits for all of them.
 
-    def next_answers(self) -> list[tuple[int, Any]]:
-        """The same of those that have answered. Waits for the first."""
-        pipes: dict[Any, int] = {}
-        for worker in sorted(self._owing):
-            running = self._running[worker]
-            assert running is not None
-            pipes[running[1]] = worker
-        ready = sorted(pipes[pipe] for pipe in multiprocessing.connection.wait(list(pipes)))
-        self._owing.difference_update(ready)
-        return [(worker, self._receive(worker)) for worker in ready]
+        A worker that has owed its answer for longer than `patience_s` seconds is killed. None: for ever.
+        """
+        answers: list[tuple[int, Any]] = []
+        while self._owing:
+            answers += self.next_answers(patience_s)
+        return sorted(answers, key=lambda answer: answer[0])
+
+    def next_answers(self, patience_s: float | None = None) -> list[tuple[int, Any]]:
+        """The same of those that have answered. Waits for the first; empty when no worker owes an answer."""
+        pipes: dict[Any, int] = {self._live(worker)[1]: worker for worker in sorted(self._owing)}
+        if not pipes:
+            return []
+        timeout = None
+        if patience_s is not None:
+            timeout = max(0.0, min(self._owing.values()) + patience_s - time.monotonic())
+        ready = sorted(pipes[pipe] for pipe in multiprocessing.connection.wait(list(pipes), timeout))
+        answers = [(worker, self._receive(worker)) for worker in ready]
+        if not ready:  # only then: what was answered meanwhile counts, however late
+            assert patience_s is not None, "a wait without limit ends with an answer"
+            late = time.monotonic() - patience_s
+            hung = [worker for worker, asked in self._owing.items() if asked <= late]
+            answers = [(worker, self._kill(worker, patience_s)) for worker in sorted(hung)]
+        for worker, _ in answers:
+            del self._owing[worker]
+        return answers
 
     def __enter__(self) -> "Workers":
         return self
@@ -96,10 +110,13 @@ class Workers:
         self._running[worker] = (process, ours)
         return process, ours
 
-    def _receive(self, worker: int) -> Any:
+    def _live(self, worker: int) -> tuple[BaseProcess, Connection]:
         running = self._running[worker]
-        assert running is not None
-        process, pipe = running
+        assert running is not None, "who owes an answer was started"
+        return running
+
+    def _receive(self, worker: int) -> Any:
+        process, pipe = self._live(worker)
         try:
             return pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -107,6 +124,14 @@ class Workers:
             process.join()
             self._running[worker] = None
             return Died(f"worker died (exit code {process.exitcode})")
+
+    def _kill(self, worker: int, patience_s: float) -> Died:
+        process, pipe = self._live(worker)
+        process.kill()
+        process.join()
+        pipe.close()
+        self._running[worker] = None
+        return Died(f"no answer for {patience_s:g} s")
 
 
 def _run(serve: Serve, pipe: Connection) -> None:

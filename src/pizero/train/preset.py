@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
-from pizero.train.config import DataConfig, OptimConfig, TrainConfig
+from pizero.train.config import AugmentConfig, DataConfig, OptimConfig, TrainConfig
 
 
 def debug() -> TrainConfig:
@@ -65,6 +65,48 @@ def demo() -> TrainConfig:
     )
 
 
+def small_model(state_dim: int, horizon: int) -> Pi0Config:
+    """A pi0 that learns a simulator's tasks from scratch in minutes on one GPU: 6.1 million parameters."""
+    return Pi0Config(
+        vision=SiglipConfig(width=192, depth=6, mlp_dim=576, num_heads=6, image_size=160, patch_size=16),
+        vlm=GemmaConfig(width=192, depth=6, mlp_dim=512, num_heads=6, num_kv_heads=1, head_dim=32),
+        action=GemmaConfig(width=128, depth=6, mlp_dim=384, num_heads=6, num_kv_heads=1, head_dim=32),
+        vocab_size=512,
+        state_dim=state_dim,
+        action_dim=7,
+        horizon=horizon,
+    )
+
+
+def simpler() -> TrainConfig:
+    """A small pi0 from scratch on demonstrations of SimplerEnv's Bridge tasks; runs/simpler.sh has all commands."""
+    return TrainConfig(
+        name="simpler",
+        output=Path("runs/simpler/train"),
+        model=small_model(state_dim=7, horizon=8),
+        data=DataConfig(
+            normalization="quantile",
+            prompt_length=32,
+            preload=True,
+            raw_actions=("gripper",),
+            augment=AugmentConfig(shift_pixels=4, brightness=0.2, contrast=0.2, saturation=0.2),
+        ),
+        optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=300, weight_decay=1e-2, ema_decay=0.999),
+        steps=8_000,
+        batch_size=256,
+        draws=2,
+        save_every=4_000,
+        log_every=100,
+    )
+
+
+def libero() -> TrainConfig:
+    """A small pi0 from scratch on demonstrations of a LIBERO suite; runs/libero.sh has all commands."""
+    return replace(
+        simpler(), name="libero", output=Path("runs/libero/train"), model=small_model(state_dim=8, horizon=16)
+    )
+
+
 def pi0() -> TrainConfig:
     """The released 3.3 B sizes, from a PaliGemma, on a LeRobot data set, with openpi's default recipe."""
     return TrainConfig(
@@ -105,7 +147,15 @@ def bridge() -> TrainConfig:
 
 def presets() -> dict[str, Callable[[], TrainConfig]]:
     """All presets by name."""
-    return {"debug": debug, "demo": demo, "pi0": pi0, "pi05": pi05, "bridge": bridge}
+    return {
+        "debug": debug,
+        "demo": demo,
+        "simpler": simpler,
+        "libero": libero,
+        "pi0": pi0,
+        "pi05": pi05,
+        "bridge": bridge,
+    }
 
 
 def make_preset(name: str) -> TrainConfig:

@@ -62,6 +62,52 @@ def test_a_worker_that_dies_is_reported_and_replaced() -> None:
         os.kill(pid, 0)  # ended with the block
 
 
+def test_a_worker_that_hangs_is_killed_reported_and_replaced_while_the_others_go_on() -> None:
+    with Workers(2, serve) as pool:
+        for worker in range(2):
+            pool.send(worker, 0)
+        [(_, (hung, _)), _] = pool.answers()
+        pool.send(0, 600)
+        pool.send(1, 0)
+        started = time.monotonic()
+        [(first, (_, message)), second] = pool.answers(patience_s=1.5)[::-1]
+        assert (first, message, second) == (1, 0, (0, Died("no answer for 1.5 s")))
+        assert 1.4 < time.monotonic() - started < 10
+        with pytest.raises(ProcessLookupError):
+            os.kill(hung, 0)
+        pool.send(0, 0)
+        [(_, (pid, message))] = pool.answers()
+        assert message == 0
+        assert pid != hung
+
+
+def test_patience_counts_from_the_question_and_spares_who_has_answered() -> None:
+    with Workers(2, serve) as pool:
+        for worker in range(2):
+            pool.send(worker, 0)
+        pool.answers()
+        pool.send(0, 0)
+        pool.send(1, 600)
+        time.sleep(1.0)  # the asker was busy
+        assert [answer[1] for _, answer in pool.next_answers(patience_s=0.5)] == [0]
+        started = time.monotonic()
+        assert pool.next_answers(patience_s=0.5) == [(1, Died("no answer for 0.5 s"))]
+        assert time.monotonic() - started < 0.4
+        assert pool.next_answers(patience_s=0.5) == pool.answers() == []
+
+
+def test_a_worker_that_hangs_does_not_take_one_along_that_was_asked_later() -> None:
+    with Workers(2, serve) as pool:
+        for worker in range(2):
+            pool.send(worker, 0)
+        pool.answers()
+        pool.send(0, 600)
+        time.sleep(2.0)
+        pool.send(1, 1.5)  # answers half a second after the other is given up, and 1.5 s before it would be
+        assert pool.next_answers(patience_s=3.0) == [(0, Died("no answer for 3 s"))]
+        assert [answer[1] for _, answer in pool.next_answers(patience_s=3.0)] == [1.5]
+
+
 def test_ctrl_c_ends_workers_without_a_word_from_them(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

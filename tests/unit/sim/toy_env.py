@@ -1,12 +1,13 @@
 """A simulator small enough for tests: a point on a line that must reach a mark. Importable by worker processes."""
 
 import os
+import time
 
 import numpy as np
 
 from pizero.embodiment import Embodiment
 from pizero.frame import Frame
-from pizero.sim.env import SimulatorUnavailableError, Step, Task
+from pizero.sim.env import SimulatorUnavailableError, Step, Task, find_task
 
 TOY = Embodiment(
     name="toy",
@@ -19,18 +20,21 @@ TOY = Embodiment(
     gripper_action="1 closes",
 )
 MAX_STEPS = 30
-STATES = (2.25, -2.5, 3.0)
+STATES = (2.25, -2.5, 3.1)
 """Marks that the toy's benchmark prescribes."""
 
 
 class ToyEnv:
-    """The mark is drawn from the seed; `step` raises, dies or hides success where the task's name says so."""
+    """The mark is drawn from the seed; `step` raises, dies, hangs or hides success where the task's name says so.
+
+    "once": until there is the file that the environment variable TOY_DIED names.
+    """
 
     noise_scale = (0.5, 0.0)
 
     def __init__(self, name: str) -> None:
         self.embodiment = TOY
-        self.task = Task(name, "go to the mark of " + name, MAX_STEPS, len(STATES))
+        self.task = find_toy(name)
 
     def reset(self, seed: int, state: int | None = None) -> None:
         self.seed, self.x, self.steps, self.renders = seed, 0.0, 0, 0
@@ -49,16 +53,23 @@ class ToyEnv:
             raise RuntimeError("the simulator broke")
         if self.task.name == "toy/dies" and self.seed % 2:
             os._exit(3)
-        if self.task.name == "toy/dies-once" and not os.path.exists(os.environ["TOY_DIED"]):
+        if self.task.name == "toy/hangs" and self.seed % 2:
+            time.sleep(1000)
+        if self.task.name.endswith("-once") and not os.path.exists(os.environ["TOY_DIED"]):
             open(os.environ["TOY_DIED"], "w").close()
-            os._exit(3)
+            if self.task.name == "toy/dies-once":
+                os._exit(3)
+            if self.task.name == "toy/hangs-once":
+                time.sleep(1000)
+            raise RuntimeError(f"process {os.getpid()} broke")
         self.x += float(action[0])
         self.gripper = float(action[1])
         self.steps += 1
         hidden = self.task.name == "toy/impossible" or (self.task.name == "toy/hard" and self.seed % 3 == 0)
         success = abs(self.x - self.mark) < 0.3 and not hidden
         self.solved = success
-        return Step(success, success or self.steps >= MAX_STEPS)
+        ends = success and self.task.name != "toy/lasts"  # where the last state counts
+        return Step(success, ends or self.steps >= MAX_STEPS)
 
     def expert_action(self) -> np.ndarray:
         return np.array([np.clip(self.mark - self.x, -0.25, 0.25), 0.5], np.float32)
@@ -79,3 +90,8 @@ def make_toy(name: str) -> ToyEnv:
     if name == "toy/none":
         raise SimulatorUnavailableError("the toy is not in its box; buy one")
     return ToyEnv(name)
+
+
+def find_toy(name: str) -> Task:
+    """Every name is that of a toy, but those of real simulators."""
+    return Task(name, "go to the mark of " + name, MAX_STEPS, len(STATES)) if name[:4] == "toy/" else find_task(name)
