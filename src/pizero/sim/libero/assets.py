@@ -125,11 +125,20 @@ def _unpack(archive: Path) -> Path:
     return folder / "assets"
 
 
+def _is_inside(member: tarfile.TarInfo) -> bool:
+    """Whether it is a file or folder whose name leads nowhere else."""
+    path = Path(member.name)
+    return (member.isfile() or member.isdir()) and not path.is_absolute() and ".." not in path.parts
+
+
 def _extract(archive: Path, folder: Path) -> None:
     aside = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".part"))
     try:
         with tarfile.open(archive) as file:
-            file.extractall(aside, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                file.extractall(aside, filter="data")
+            else:  # Python 3.11.0 to 3.11.3
+                file.extractall(aside, members=[member for member in file if _is_inside(member)])
         if not _complete(aside / "assets"):
             raise SimulatorUnavailableError(f"{archive} has no folder assets with {', '.join(FOLDERS)}")
         shutil.rmtree(folder, ignore_errors=True)
