@@ -70,7 +70,7 @@ class OpenDrawer:
     def done(self) -> bool:
         """Whether it is open and the hand off the handle."""
         hand, drawer = read_hand(self._world), self._drawer
-        return self.solved() and hand.is_open and (hand.position - drawer.handle()) @ drawer.out() > _WITHDRAWN
+        return bool(self.solved() and hand.is_open and (hand.position - drawer.handle()) @ drawer.out() > _WITHDRAWN)
 
     def action(self) -> Float32[np.ndarray, " 7"]:
         """What to do now."""

@@ -61,7 +61,7 @@ class Grasp:
 
 def find_grasps(
     thing: Points,
-    obstacles: Points,
+    obstacles: Float[np.ndarray, "o 3"],
     origin: Float[np.ndarray, " 3"],
     axes: Float[np.ndarray, "3 3"],
     feet: Float[np.ndarray, "k 2"],

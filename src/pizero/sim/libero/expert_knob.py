@@ -38,7 +38,7 @@ class TurnKnob:
         """Whether it holds and the hand is open and above the knob."""
         hand = read_hand(self._world)
         top = self._shape.where(self._world)[:, 2].max()
-        return self.solved() and hand.is_open and hand.position[2] > top + _TRAVEL / 2
+        return bool(self.solved() and hand.is_open and hand.position[2] > top + _TRAVEL / 2)
 
     def action(self) -> Float32[np.ndarray, " 7"]:
         """What to do now."""

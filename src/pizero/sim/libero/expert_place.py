@@ -98,7 +98,7 @@ class Place:
         if not self.solved():
             return False
         hand = read_hand(self._world)
-        return hand.is_open and hand.position[2] >= self._shape.where(self._world)[:, 2].max() + _WITHDRAWN
+        return bool(hand.is_open and hand.position[2] >= self._shape.where(self._world)[:, 2].max() + _WITHDRAWN)
 
     def action(self) -> Float32[np.ndarray, " 7"]:
         """What to do now."""
@@ -204,8 +204,8 @@ def _may_let_go(scene: _Scene, grasp: Grasp, height: float) -> bool:
     """Whether the thing is over its target and low enough; a bit of the way is allowed to fingers that loosen."""
     hand = scene.hand
     if hand.gap > grasp.width + _LOOSE:
-        return scene.over < _STILL_OVER and hand.position[2] < height + _STILL_LOW
-    return scene.over < _OVER and hand.position[2] < height + _LOW
+        return bool(scene.over < _STILL_OVER and hand.position[2] < height + _STILL_LOW)
+    return bool(scene.over < _OVER and hand.position[2] < height + _LOW)
 
 
 def _hand_height(points: Float[np.ndarray, "n 3"], hand: Hand, end: Float[np.ndarray, " 2"]) -> float:

@@ -22,7 +22,7 @@ class Shape:
 
     bodies: tuple[int, ...]
     """MuJoCo's numbers of the parts."""
-    points: tuple[Float[np.ndarray, "n 3"], ...]
+    points: tuple[Float[np.ndarray, "_ 3"], ...]
     """Points of each part in its own frame, metres."""
 
     def where(self, world: World) -> Float[np.ndarray, "n 3"]:
