@@ -21,4 +21,4 @@ def assets_folder() -> Path | None:
         return None
     if not Path(name).is_dir():
         raise ValueError(f"{VARIABLE} is {name}, which is no folder")
-    return Path(name)
+    return Path(name).resolve()
