@@ -9,6 +9,6 @@ workers=${2:-0}
 for suite in libero-spatial libero-object; do
     pizero collect "$suite" --root "$out/$suite/dataset" --episodes 60 --noise 0.5 --workers "$workers"
     pizero train libero --data.root "$out/$suite/dataset" --output "$out/$suite/train" --name "$suite"
-    pizero eval "$out/$suite/train/step-008000" --workers "$workers" --no-compile --task "$suite" --episodes 20 \
+    pizero eval "$out/$suite/train/last" --workers "$workers" --no-compile --task "$suite" --episodes 20 \
         --execute-steps 8 --output "$out/$suite/eval" --videos 1 --failures 1
 done

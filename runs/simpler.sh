@@ -12,9 +12,9 @@ evaluate="pizero eval --workers $workers --no-compile --task simpler --episodes 
 pizero collect simpler --root "$out/dataset" --episodes 500 --noise 0.5 --workers "$workers"
 $train --output "$out/train"
 $train --output "$out/train-uniform" --name uniform --time-distribution uniform
-$train --output "$out/train-no-state" --name no-state --no-model.state-token
+$train --output "$out/train-no-state" --name no-state --model.no-state-token
 
-policy=$out/train/step-008000
+policy=$out/train/last
 $evaluate "$policy" --execute-steps 4 --output "$out/eval" --videos 2 --failures 2
 $evaluate "$policy" --execute-steps 4 --output "$out/eval-other-instruction" --instruction simpler/stack-cube --videos 1
 for steps in 1 2 8; do
@@ -24,5 +24,5 @@ for steps in 4 1; do
     $evaluate "$policy" --execute-steps 4 --num-steps "$steps" --output "$out/eval-euler-$steps" --videos 0 --against "$out/eval"
 done
 for other in uniform no-state; do
-    $evaluate "$out/train-$other/step-008000" --execute-steps 4 --output "$out/eval-$other" --videos 0 --against "$out/eval"
+    $evaluate "$out/train-$other/last" --execute-steps 4 --output "$out/eval-$other" --videos 0 --against "$out/eval"
 done
