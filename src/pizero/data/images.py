@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -68,17 +68,32 @@ def resize_squashed(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) ->
     """
     if image.shape[:2] == size:
         return image
-    vertical, horizontal = lanczos_matrix(image.shape[0], size[0]), lanczos_matrix(image.shape[1], size[1])
-    # whole numbers below 2^53 all the way, so float64 is exact and the order of the sums does not matter
-    rows = np.tensordot(vertical, image.astype(np.float64), (1, 0))
-    values = np.einsum("ij,hjc->hic", horizontal, rows, optimize=True)
+    # whole numbers all the way, below 2^24 after the first sum and 2^53 after the second: both are exact
+    lines = _weigh(image.reshape(len(image), -1).astype(np.float32), size[0])
+    columns = lines.reshape(size[0], -1, 3).swapaxes(0, 1).reshape(image.shape[1], -1).astype(np.float64)
+    values = _weigh(columns, size[1]).reshape(size[1], size[0], 3).swapaxes(0, 1)
     half = LANCZOS_UNIT**2 // 2
     return np.clip((values + half) // LANCZOS_UNIT**2, 0, 255).astype(np.uint8)
 
 
+def _weigh(lines: Float[np.ndarray, "length n"], resized: int) -> Float[np.ndarray, "resized n"]:
+    """Sums of 8 lines each, in 2048ths. Tap by tap: of a whole matrix nearly all entries would be 0."""
+    index, weights = lanczos_taps(len(lines), resized)
+    weights = weights.astype(lines.dtype)
+    total = lines[index[:, 0]] * weights[:, :1]
+    for tap in range(1, 2 * LANCZOS_LOBES):
+        total += lines[index[:, tap]] * weights[:, tap : tap + 1]
+    return total
+
+
 @lru_cache(maxsize=64)
-def lanczos_matrix(length: int, resized: int) -> Float[np.ndarray, "resized length"]:
-    """Row i says what pixel i of the resized line is made of, in 2048ths (OpenCV, modules/imgproc, resize.cpp)."""
+def lanczos_taps(
+    length: int, resized: int
+) -> tuple[Int[np.ndarray, "resized taps"], Float[np.ndarray, "resized taps"]]:
+    """Which pixels of a line pixel i of the resized one is made of, and how much of each, in 2048ths.
+
+    OpenCV, modules/imgproc, resize.cpp.
+    """
     scale = 1 / (resized / length)
     place = ((np.arange(resized) + 0.5) * scale - 0.5).astype(np.float32)
     left = np.floor(place).astype(int)
@@ -86,9 +101,7 @@ def lanczos_matrix(length: int, resized: int) -> Float[np.ndarray, "resized leng
     distance = (place - left)[:, None] - taps
     kernel = np.sinc(distance) * np.sinc(distance / LANCZOS_LOBES)
     weights = np.rint((kernel / kernel.sum(1, keepdims=True)).astype(np.float32) * LANCZOS_UNIT)
-    matrix = np.zeros((resized, length))
-    np.add.at(matrix, (np.arange(resized)[:, None], np.clip(left[:, None] + taps, 0, length - 1)), weights)
-    return matrix
+    return np.clip(left[:, None] + taps, 0, length - 1), weights
 
 
 def resize_interpolated(

@@ -66,7 +66,9 @@ class Pi0(nn.Module):
             stack.recompute = recompute
 
     def init_weights(self, generator: torch.Generator | None = None) -> "Pi0":
-        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, zero velocity."""
+        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, sines and cosines as positions
+        of the patches, zero velocity.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
@@ -79,7 +81,7 @@ class Pi0(nn.Module):
             if isinstance(module, RMSNorm | AdaRMSNorm | AdaLayerNorm):
                 module.init_weights()
         nn.init.normal_(self.embed_tokens.weight, std=self.config.vlm.width**-0.5, generator=generator)
-        nn.init.normal_(self.vision.position_embedding.weight, std=0.02, generator=generator)
+        self.vision.init_positions()
         nn.init.zeros_(self.heads.action_out_proj.weight)
         return self
 

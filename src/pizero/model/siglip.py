@@ -1,5 +1,6 @@
 """The SigLIP vision tower: one picture in, one embedding per patch out (Zhai et al. 2023; big_vision's vit.py)."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +10,22 @@ from pizero.model.recompute import run_layer
 
 LAYER_NORM_EPS = 1e-6
 """big_vision, models/vit.py."""
+SINCOS_BASE = 10_000.0
+"""The same, posemb_sincos_2d."""
+
+
+def sincos_positions(side: int, width: int) -> Float[Tensor, "p d"]:
+    """Sines and cosines of row and column of each patch: fresh position embeddings that tell places apart at once.
+
+    big_vision, models/vit.py, posemb_sincos_2d (Beyer et al. 2022, "Better plain ViT baselines"), which learns faster
+    from scratch than small random numbers. They are trained on. Columns beyond a multiple of 4 are 0.
+    """
+    quarter = width // 4
+    frequency = SINCOS_BASE ** -torch.linspace(0, 1, quarter)
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [place.flatten()[:, None] * frequency for place in (x, y)]
+    embedding = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return F.pad(embedding, (0, width - 4 * quarter))
 
 
 class SiglipLayer(nn.Module):
@@ -50,6 +67,12 @@ class Siglip(nn.Module):
         self.position_embedding = nn.Embedding(config.num_patches, config.width)
         self.layers = nn.ModuleList(SiglipLayer(config) for _ in range(config.depth))
         self.post_layernorm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+
+    @torch.no_grad()
+    def init_positions(self) -> None:
+        """Fresh position embeddings, in place."""
+        side = self.config.image_size // self.config.patch_size
+        self.position_embedding.weight.copy_(sincos_positions(side, self.config.width))
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p d"]:
         """Patch embeddings, row by row from the upper left, of pictures in [-1, 1]."""

@@ -4,9 +4,10 @@ needed."""
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -20,6 +21,8 @@ Serve = Callable[[Connection], None]
 
 _PATIENCE_S = 5.0
 """How long a worker that is told to end may take."""
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that say how many threads NumPy and torch take; they read them when they are imported."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class Workers:
         resource_tracker.ensure_running()  # which would unblock the signal again
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process.start()
+            with _one_thread():
+                process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
@@ -132,6 +136,18 @@ class Workers:
         pipe.close()
         self._running[worker] = None
         return Died(f"no answer for {patience_s:g} s")
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes started in it use one thread for arithmetic, unless the user says otherwise: there is one per core."""
+    added = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _run(serve: Serve, pipe: Connection) -> None:

@@ -250,6 +250,9 @@ class TrainConfig:
     """ "cpu", "cuda", "cuda:1" ...; "auto" is cuda where there is one."""
     compile: bool = True
     """Compile the network's layers with torch.compile: faster after a slow start."""
+    graph: bool = False
+    """Capture forward and backward pass as a CUDA graph: faster where a step of a small network is bound by Python, of
+    no use for large ones. For one process, one piece per batch, and neither 4-bit weights nor dropout."""
     init: Path | None = None
     """Folder of weights to start from: a checkpoint of ours, or a PaliGemma of Hugging Face. None: fresh weights."""
     resume: bool = False
@@ -307,6 +310,11 @@ class TrainConfig:
         if self.tune == "qlora" and self.parallel == "fsdp":
             raise ValueError(
                 "tune qlora does not work with parallel fsdp: 4-bit weights are not split; use ddp, or lora"
+            )
+        if self.graph and (self.accumulate > 1 or self.tune == "qlora" or self.lora.dropout):
+            raise ValueError(
+                f"graph works with accumulate 1, no dropout and no 4-bit weights; accumulate is {self.accumulate}, "
+                f"lora.dropout {self.lora.dropout}, tune {self.tune}: give --no-graph, or change them"
             )
         if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}, must be auto, cpu, cuda or cuda:N")

@@ -68,7 +68,7 @@ def demo() -> TrainConfig:
 def small_model(state_dim: int, horizon: int) -> Pi0Config:
     """A pi0 that learns a simulator's tasks from scratch on one GPU: 4.2 million parameters."""
     return Pi0Config(
-        vision=SiglipConfig(width=192, depth=4, mlp_dim=576, num_heads=6, image_size=128, patch_size=16),
+        vision=SiglipConfig(width=192, depth=4, mlp_dim=576, num_heads=6, image_size=128, patch_size=8),
         vlm=GemmaConfig(width=192, depth=4, mlp_dim=512, num_heads=6, num_kv_heads=1, head_dim=32),
         action=GemmaConfig(width=128, depth=4, mlp_dim=384, num_heads=6, num_kv_heads=1, head_dim=32),
         vocab_size=512,
@@ -89,9 +89,11 @@ def simpler() -> TrainConfig:
         model=small_model(state_dim=7, horizon=8),
         data=DataConfig(normalization="quantile", prompt_length=32, preload=True, raw_actions=("gripper",)),
         optim=OptimConfig(lr=1e-3, min_lr=1e-5, warmup_steps=300, weight_decay=1e-2, ema_decay=0.998),
-        steps=20_000,
-        batch_size=64,
+        steps=15_000,
+        batch_size=256,
         draws=4,
+        compile=False,
+        graph=True,
         save_every=5_000,
         log_every=100,
     )

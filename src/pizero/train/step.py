@@ -76,16 +76,15 @@ def backward(
         drawn = slice(first * config.draws, (first + rows) * config.draws)
         share = int(piece.action_mask.sum()) / batch.total
         seed_dropout(config, state.step, first)
+        inputs = piece.observation(state.device, state.augment), piece.actions(state.device)
+        draws = _move(t[drawn], state.device), _move(noise[drawn], state.device)
+        weight = share * world.size  # processes average their gradients
+        if state.graph is not None:
+            loss += state.graph(*inputs, *draws, weight) * share
+            continue
         with state.loss.exchange(last=i == config.accumulate - 1):
-            with torch.autocast(state.device.type, torch.bfloat16, enabled=config.precision != "fp32"):
-                mean = state.loss(
-                    piece.observation(state.device, state.augment),
-                    piece.actions(state.device),
-                    _move(t[drawn], state.device),
-                    _move(noise[drawn], state.device),
-                    config.sigma_min,
-                )
-            (mean * (share * world.size)).backward()  # processes average their gradients
+            mean = state.mean_loss(*inputs, *draws)
+            (mean * weight).backward()
         loss += mean.detach() * share
     return loss
 

@@ -18,6 +18,8 @@ from pizero.sim.simpler.scene import Scene
 _CAMERA_LINK = "base_link"
 _FORMATS = {"Color": "r8g8b8a8unorm", "ColorRaw": "r8g8b8a8unorm", "PositionSegmentation": "r16g16b16a16sint"}
 """What SAPIEN's shaders "minimal" draw; as ManiSkill3 sets it."""
+_NUM_IDS = 2**15
+"""Things that the segmentation's int16 can tell apart; a scene has about 20."""
 _NOT_DRAWN_BY_SIMULATOR = ("sink", "dummy_sink_target_plane", "arena")
 """Where these are seen, the photograph is shown; so in SimplerEnv."""
 
@@ -40,7 +42,8 @@ class PictureMaker:
         self._bodies = [env.objs[name]._bodies[0].entity for name in (env.source_obj_name, env.target_obj_name)]
         kept = [link._objs[0].entity for link in env.agent.robot.links]
         kept += [actor._objs[0] for name, actor in env.scene.actors.items() if name not in _NOT_DRAWN_BY_SIMULATOR]
-        self._kept_ids = [entity.per_scene_id for entity in kept]
+        self._kept = np.zeros(_NUM_IDS, bool)
+        self._kept[[entity.per_scene_id for entity in kept]] = True
         (photograph,) = env.rgb_overlay_paths.values()
         size = (self._camera.get_width(), self._camera.get_height())
         self._photograph = np.asarray(Image.open(photograph).convert("RGB").resize(size))
@@ -56,7 +59,7 @@ class PictureMaker:
         self._camera.take_picture()
         color = self._camera.get_picture("Color")[..., :3]
         things = self._camera.get_picture("PositionSegmentation")[..., 3]
-        return np.where(np.isin(things, self._kept_ids)[..., None], color, self._photograph)
+        return np.where(self._kept[things][..., None], color, self._photograph)
 
     def close(self) -> None:
         """Give the renderer's memory back."""
