@@ -66,8 +66,9 @@ class Pi0(nn.Module):
             stack.recompute = recompute
 
     def init_weights(self, generator: torch.Generator | None = None) -> "Pi0":
-        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, sines and cosines as positions
-        of the patches, zero velocity.
+        """Fresh weights, in place: std 1 / sqrt(fan in), zero biases, norms that scale by 1, zero velocity.
+
+        Positions of patches are `sincos_positions`.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
