@@ -1,28 +1,38 @@
 #!/usr/bin/env bash
 # One language-conditioned policy for SimplerEnv's four Bridge tasks: demonstrations, training from scratch, evaluation in
-# the benchmark's own initial states, ablations. On one GPU; docs/simulator_results.md has what came out and how long it took.
+# the benchmark's own initial states. On one GPU; docs/simulator_results.md has what came out and how long it took.
 #
 #   runs/simpler.sh FOLDER [WORKERS]      # PIZERO_ASSETS names the folder of assets
 set -euo pipefail
 out=$1
 workers=${2:-0}
-train="pizero train simpler --data.root $out/dataset"
-evaluate="pizero eval --workers $workers --no-compile --task simpler --episodes 96"
+collect="pizero collect simpler --noise 0.5 --disturbances 0.2 --workers $workers"
+train="pizero train simpler"
+evaluate="pizero eval --workers $workers --no-compile --task simpler"
 
-pizero collect simpler --root "$out/dataset" --episodes 500 --noise 0.5 --workers "$workers"
-$train --output "$out/train"
-$train --output "$out/train-uniform" --name uniform --time-distribution uniform
-$train --output "$out/train-no-state" --name no-state --model.no-state-token
+$collect --root "$out/first" --episodes 150 --seed 0
+$collect --root "$out/second" --episodes 250 --seed 7
+$collect --root "$out/third" --episodes 250 --seed 8
+
+# a first run on part of the demonstrations, then the rest from its weights
+some="--data.mix $out/first=600 $out/second=1000"
+all="$some $out/third=1000"
+$train $some --output "$out/early" --steps 4341
+$train $all --init "$out/early/last" --output "$out/train" --steps 11198
+
+# for the ablations: as the first run
+$train $some --output "$out/uniform" --name uniform --time-distribution uniform --steps 5302
+$train $some --output "$out/no-state" --name no-state --model.no-state-token --steps 5040
 
 policy=$out/train/last
-$evaluate "$policy" --execute-steps 4 --output "$out/eval" --videos 2 --failures 2
-$evaluate "$policy" --execute-steps 4 --output "$out/eval-other-instruction" --instruction simpler/stack-cube --videos 1
-for steps in 1 2 8; do
-    $evaluate "$policy" --execute-steps "$steps" --output "$out/eval-execute-$steps" --videos 0 --against "$out/eval"
+$evaluate "$policy" --episodes 75 --execute-steps 2 --output "$out/eval" --videos 2 --failures 2
+for steps in 1 4 8; do
+    $evaluate "$policy" --episodes 12 --execute-steps "$steps" --output "$out/eval-execute-$steps" --videos 0 --against "$out/eval"
 done
 for steps in 4 1; do
-    $evaluate "$policy" --execute-steps 4 --num-steps "$steps" --output "$out/eval-euler-$steps" --videos 0 --against "$out/eval"
+    $evaluate "$policy" --episodes 12 --execute-steps 2 --num-steps "$steps" --output "$out/eval-euler-$steps" --videos 0 --against "$out/eval"
 done
+$evaluate "$out/early/last" --episodes 12 --execute-steps 2 --output "$out/eval-early" --videos 0
 for other in uniform no-state; do
-    $evaluate "$out/train-$other/last" --execute-steps 4 --output "$out/eval-$other" --videos 0 --against "$out/eval"
+    $evaluate "$out/$other/last" --episodes 12 --execute-steps 2 --output "$out/eval-$other" --videos 0 --against "$out/eval-early"
 done

@@ -293,6 +293,22 @@ def test_a_compiled_run_follows_the_plain_one(config: TrainConfig) -> None:
         assert mine == pytest.approx(theirs, rel=1e-2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_run_as_a_cuda_graph_follows_the_plain_one(config: TrainConfig, compile: bool) -> None:
+    config = replace(config, accumulate=1, steps=12, log_every=1, optim=replace(config.optim, eps=1e-3), device="cuda")
+    graphed = train(replace(config, graph=True, compile=compile), silent)
+    plain = train(replace(config, output=config.output.with_name("plain")), silent)
+    for mine, theirs in zip(curve(graphed.checkpoint.parent), curve(plain.checkpoint.parent), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-2)
+
+
+def test_a_cuda_graph_on_a_cpu_is_refused_before_the_first_step(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="graph is a CUDA graph, and this run is on cpu; give --no-graph"):
+        train(replace(config, accumulate=1, graph=True), silent)
+    assert not config.output.exists()
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_saves_nothing(config: TrainConfig) -> None:
     config = replace(
         config, optim=replace(config.optim, lr=1e30, min_lr=0.0, warmup_steps=0), log_every=1, save_every=1

@@ -57,12 +57,13 @@ class Renderer:
         self._mujoco = mujoco
         self._model = model
         self._size = size
+        self._context: Any = None
         self._gl: Any = _gl_context(mujoco, size)
         _close_at_exit(self)
         self._gl.make_current()
         # The context holds the meshes; the thin copy is not needed once they are uploaded.
         thin = picture_model(model, size, cell)
-        self._context: Any = mujoco.MjrContext(thin, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._context = mujoco.MjrContext(thin, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._options = mujoco.MjvOption()
         self._options.geomgroup[:] = [group in geom_groups for group in range(len(self._options.geomgroup))]
@@ -92,7 +93,8 @@ class Renderer:
         """Free the GL context; closing twice is fine."""
         if self._gl is not None:
             self._gl.make_current()
-            self._context.free()
+            if self._context is not None:
+                self._context.free()
             self._gl.free()
             self._gl = None
 

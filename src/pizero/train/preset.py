@@ -92,7 +92,6 @@ def simpler() -> TrainConfig:
         steps=15_000,
         batch_size=256,
         draws=4,
-        compile=False,
         graph=True,
         save_every=5_000,
         log_every=100,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pizero.model.config import SiglipConfig
-from pizero.model.siglip import Siglip
+from pizero.model.siglip import Siglip, sincos_positions
 
 CONFIG = SiglipConfig(width=32, depth=2, mlp_dim=40, num_heads=4, image_size=18, patch_size=6)
 
@@ -81,3 +81,13 @@ def test_the_released_size_has_256_patches():
 def test_sizes_that_do_not_divide_are_refused_with_both_numbers(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         SiglipConfig(**wrong)
+
+
+def test_fresh_positions_are_big_visions_sines_and_cosines_of_column_and_row() -> None:
+    embedding = sincos_positions(5, 10)
+    place = embedding[1 * 5 + 3]  # second row, fourth column
+    expected = [math.sin(3), math.sin(3e-4), math.cos(3), math.cos(3e-4)]
+    expected += [math.sin(1), math.sin(1e-4), math.cos(1), math.cos(1e-4), 0, 0]
+    torch.testing.assert_close(place, torch.tensor(expected), atol=1e-6, rtol=0)
+    distance = torch.cdist(embedding, embedding) + torch.eye(25)
+    assert distance.min() > 0.2  # no two places look alike

@@ -148,6 +148,20 @@ def test_a_worker_whose_answer_nobody_awaits_says_nothing(capfd: pytest.CaptureF
     assert capfd.readouterr().err == ""
 
 
+def tell_threads(pipe: Connection) -> None:
+    pipe.recv()
+    pipe.send([os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")])
+
+
+def test_workers_compute_with_one_thread_each_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with Workers(1, tell_threads) as pool:
+        pool.send(0, None)
+        assert pool.answers() == [(0, ["3", "1"])]
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
 def test_there_must_be_a_worker() -> None:
     with pytest.raises(ValueError, match="workers is 0"):
         Workers(0, serve)

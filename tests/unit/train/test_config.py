@@ -60,6 +60,7 @@ def test_missing_and_unknown_keys_are_named() -> None:
         ({"batch_size": 6, "accumulate": 4}, "accumulate is 4, must divide batch_size = 6"),
         ({"steps": 1000}, r"optim\.warmup_steps is 1000, must be below steps = 1000"),
         ({"sigma_min": 1.0}, "sigma_min is 1.0, must be from 0 to below 1"),
+        ({"graph": True, "batch_size": 8, "accumulate": 2}, "graph works with accumulate 1, .*; accumulate is 2"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0, must be above 0"),
         ({"max_seconds": 9.0, "resume": True}, "resume continues bit for bit, which max_seconds makes impossible"),
         ({"tune": "expert"}, "tune expert without init would keep random weights"),
