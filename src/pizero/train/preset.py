@@ -66,7 +66,7 @@ def demo() -> TrainConfig:
 
 
 def small_model(state_dim: int, horizon: int) -> Pi0Config:
-    """A pi0 that learns a simulator's tasks from scratch on one GPU: 4.2 million parameters."""
+    """A pi0 that learns a simulator's tasks from scratch on one GPU: 4.1 million parameters."""
     return Pi0Config(
         vision=SiglipConfig(width=192, depth=4, mlp_dim=576, num_heads=6, image_size=128, patch_size=8),
         vlm=GemmaConfig(width=192, depth=4, mlp_dim=512, num_heads=6, num_kv_heads=1, head_dim=32),
