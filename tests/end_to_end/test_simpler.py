@@ -7,11 +7,13 @@ import pytest
 
 from pizero.data.lerobot import LeRobotDataset
 from pizero.frame import Frame
+from pizero.policy.pi0_policy import Pi0Policy
 from pizero.robot.bridge import BRIDGE
 from pizero.sim.assets import VARIABLE
 from pizero.sim.collect import collect
 from pizero.sim.env import eval_seed, make_env
 from pizero.sim.rollout import evaluate, noise_seed
+from pizero.weights.checkpoint import load_checkpoint
 
 ASSETS = Path(__file__).parents[2] / "../shared/assets"
 pytestmark = pytest.mark.skipif(
@@ -82,3 +84,15 @@ def test_demonstrations_are_recorded_and_read_back(tmp_path: Path) -> None:
     assert np.linalg.norm(data.actions[:, :3], axis=1).max() <= 0.03 + 1e-6
     assert set(data.actions[:, 6]) == {0.0, 1.0}
     np.testing.assert_array_equal(data.actions[-1], [0, 0, 0, 0, 0, 0, 1])  # it has learnt to stand still
+
+
+def test_the_policy_in_assets_is_for_these_tasks_and_looks_at_the_picture() -> None:
+    policy = Pi0Policy(load_checkpoint(Path(__file__).parents[2] / "assets/simpler-bridge"))
+    assert policy.embodiment == BRIDGE
+    env = make_env(TASKS[0])
+    chunks = []
+    for state in (0, 1):  # the cubes change places, the hand does not
+        env.reset(eval_seed(0), state)
+        chunks.append(policy.act_batch([env.frame()], [0])[0])
+    assert chunks[0].shape == (8, 7)
+    assert np.abs(chunks[0][:, :3].sum(0) - chunks[1][:, :3].sum(0)).max() > 0.02
