@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One language-conditioned policy for SimplerEnv's four Bridge tasks: demonstrations, training from scratch, evaluation in
-# the benchmark's own initial states. On one GPU; docs/simulator_results.md has what came out and how long it took.
+# the benchmark's own initial states. On one GPU; docs/simulator_results.md has what came out and
+# how long it took. Written after the runs, which were commands one by one; the ablations of Euler steps, time and state have not been evaluated.
 #
 #   runs/simpler.sh FOLDER [WORKERS]      # PIZERO_ASSETS names the folder of assets
 set -euo pipefail
@@ -15,14 +16,13 @@ $collect --root "$out/second" --episodes 250 --seed 7
 $collect --root "$out/third" --episodes 250 --seed 8
 
 # a first run on part of the demonstrations, then the rest from its weights
-some="--data.mix $out/first=600 $out/second=1000"
-all="$some $out/third=1000"
-$train $some --output "$out/early" --steps 4341
-$train $all --init "$out/early/last" --output "$out/train" --steps 11198
+some=(--data.mix "$out/first=600" "$out/second=1000")
+$train "${some[@]}" --output "$out/early" --steps 4341
+$train "${some[@]}" "$out/third=1000" --init "$out/early/last" --output "$out/train" --steps 11198
 
 # for the ablations: as the first run
-$train $some --output "$out/uniform" --name uniform --time-distribution uniform --steps 5302
-$train $some --output "$out/no-state" --name no-state --model.no-state-token --steps 5040
+$train "${some[@]}" --output "$out/uniform" --name uniform --time-distribution uniform --steps 5302
+$train "${some[@]}" --output "$out/no-state" --name no-state --model.no-state-token --steps 5040
 
 policy=$out/train/last
 $evaluate "$policy" --episodes 75 --execute-steps 2 --output "$out/eval" --videos 2 --failures 2
