@@ -40,6 +40,22 @@ class Observation:
             prompt_mask=move(self.prompt_mask),
         )
 
+    def take(self, other: "Observation") -> None:
+        """Take the numbers of another batch of the same shapes, in the own memory: that which a CUDA graph reads."""
+        for own, new in zip(self._tensors, other._tensors, strict=True):
+            assert (own is None) == (new is None), "a mask came or went"
+            if own is not None and new is not None:
+                own.copy_(new, non_blocking=True)
+
+    def clone(self) -> "Observation":
+        """The same numbers in memory of its own."""
+        masks = (None if mask is None else mask.clone() for mask in (self.image_mask, self.prompt_mask))
+        return Observation(self.images.clone(), self.prompt.clone(), self.state.clone(), *masks)
+
+    @property
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.images, self.prompt, self.state, self.image_mask, self.prompt_mask
+
     def trim(self) -> "Observation":
         """Without the views and prompt columns that are padding in every row; masks that say nothing become None.
 

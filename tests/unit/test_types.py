@@ -61,3 +61,17 @@ def test_to_moves_every_tensor(ragged):
 def test_shapes_that_do_not_fit_together_are_caught_in_tests():
     with pytest.raises(TypeError):  # from jaxtyping, which is on in tests only
         Observation(torch.zeros(2, 1, 3, 4, 4), torch.zeros(3, 5, dtype=torch.long), torch.zeros(2, 6))
+
+
+def test_take_puts_the_numbers_of_another_batch_into_the_own_memory(ragged):
+    own = ragged.clone()
+    other = Observation(ragged.images + 1, ragged.prompt + 1, ragged.state + 1, ~ragged.image_mask, ~ragged.prompt_mask)
+    names = ("images", "prompt", "state", "image_mask", "prompt_mask")
+    places = [getattr(own, name).data_ptr() for name in names]
+    assert all(getattr(ragged, name).data_ptr() not in places for name in names)
+    own.take(other)
+    for name, place in zip(names, places, strict=True):
+        assert torch.equal(getattr(own, name), getattr(other, name))
+        assert getattr(own, name).data_ptr() == place
+    with pytest.raises(AssertionError, match="a mask came or went"):
+        own.take(replace(other, prompt_mask=None))

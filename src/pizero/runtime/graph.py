@@ -39,14 +39,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
 
     def replay(self, observation: Observation, noise: Tensor) -> Tensor:
-        mine, theirs = self.observation, observation
-        mine.images.copy_(theirs.images, non_blocking=True)
-        mine.prompt.copy_(theirs.prompt, non_blocking=True)
-        mine.state.copy_(theirs.state, non_blocking=True)
-        if mine.image_mask is not None and theirs.image_mask is not None:
-            mine.image_mask.copy_(theirs.image_mask, non_blocking=True)
-        if mine.prompt_mask is not None and theirs.prompt_mask is not None:
-            mine.prompt_mask.copy_(theirs.prompt_mask, non_blocking=True)
+        self.observation.take(observation)
         self.noise.copy_(noise, non_blocking=True)
         self.graph.replay()
         return self.actions.cpu()

@@ -26,31 +26,18 @@ class _Inputs:
     noise: Tensor
     weight: Tensor
 
-    @property
-    def tensors(self) -> list[Tensor | None]:
-        """All of them in order."""
-        o, a = self.observation, self.actions
-        images = [o.images, o.prompt, o.state, o.image_mask, o.prompt_mask]
-        return [*images, a.values, a.mask, self.t, self.noise, self.weight]
-
     def clone(self) -> "_Inputs":
         """The same numbers in other places."""
-
-        def copy(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.clone()
-
-        o, a = self.observation, self.actions
-        masks = copy(o.image_mask), copy(o.prompt_mask)
-        observation = Observation(o.images.clone(), o.prompt.clone(), o.state.clone(), *masks)
-        actions = Actions(a.values.clone(), a.mask.clone())
-        return _Inputs(observation, actions, self.t.clone(), self.noise.clone(), self.weight.clone())
+        actions = Actions(self.actions.values.clone(), self.actions.mask.clone())
+        return _Inputs(self.observation.clone(), actions, self.t.clone(), self.noise.clone(), self.weight.clone())
 
     def take(self, others: "_Inputs") -> None:
         """Their numbers, in the own places."""
-        for own, other in zip(self.tensors, others.tensors, strict=True):
-            assert (own is None) == (other is None), "a mask came or went"
-            if own is not None and other is not None:
-                own.copy_(other)
+        self.observation.take(others.observation)
+        own = self.actions.values, self.actions.mask, self.t, self.noise, self.weight
+        new = others.actions.values, others.actions.mask, others.t, others.noise, others.weight
+        for tensor, other in zip(own, new, strict=True):
+            tensor.copy_(other)
 
 
 class GraphedBackward:
