@@ -72,27 +72,26 @@ def resize_squashed(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) ->
     lines = _weigh(image.reshape(len(image), -1).astype(np.float32), size[0])
     columns = lines.reshape(size[0], -1, 3).swapaxes(0, 1).reshape(image.shape[1], -1).astype(np.float64)
     values = _weigh(columns, size[1]).reshape(size[1], size[0], 3).swapaxes(0, 1)
-    half = LANCZOS_UNIT**2 // 2
-    return np.clip((values + half) // LANCZOS_UNIT**2, 0, 255).astype(np.uint8)
+    unit = LANCZOS_UNIT**2
+    return np.clip((values + unit // 2) * (1 / unit), 0, 255).astype(np.uint8)
 
 
 def _weigh(lines: Float[np.ndarray, "length n"], resized: int) -> Float[np.ndarray, "resized n"]:
-    """Sums of 8 lines each, in 2048ths. Tap by tap: of a whole matrix nearly all entries would be 0."""
-    index, weights = lanczos_taps(len(lines), resized)
-    weights = weights.astype(lines.dtype)
-    total = lines[index[:, 0]] * weights[:, :1]
-    for tap in range(1, 2 * LANCZOS_LOBES):
-        total += lines[index[:, tap]] * weights[:, tap : tap + 1]
-    return total
+    """Sums of 8 neighbouring lines each, in 2048ths. Line by line: what a sum reads stays in the processor's cache."""
+    first, weights = lanczos_taps(len(lines), resized)
+    margin = LANCZOS_LOBES  # lines that a sum can reach beyond the edge, which is repeated
+    padded = np.concatenate([lines[:1]] * margin + [lines] + [lines[-1:]] * margin)
+    sums = np.empty((resized, lines.shape[1]), lines.dtype)
+    for line, start, kernel in zip(sums, (first + margin).tolist(), weights.astype(lines.dtype), strict=True):
+        np.dot(kernel, padded[start : start + len(kernel)], out=line)
+    return sums
 
 
 @lru_cache(maxsize=64)
-def lanczos_taps(
-    length: int, resized: int
-) -> tuple[Int[np.ndarray, "resized taps"], Float[np.ndarray, "resized taps"]]:
-    """Which pixels of a line pixel i of the resized one is made of, and how much of each, in 2048ths.
+def lanczos_taps(length: int, resized: int) -> tuple[Int[np.ndarray, " resized"], Float[np.ndarray, "resized taps"]]:
+    """The first of the 8 pixels of a line that pixel i of the resized one is made of, and how much of each, in 2048ths.
 
-    OpenCV, modules/imgproc, resize.cpp.
+    Pixels before the first and after the last are the first and the last. OpenCV, modules/imgproc, resize.cpp.
     """
     scale = 1 / (resized / length)
     place = ((np.arange(resized) + 0.5) * scale - 0.5).astype(np.float32)
@@ -101,7 +100,7 @@ def lanczos_taps(
     distance = (place - left)[:, None] - taps
     kernel = np.sinc(distance) * np.sinc(distance / LANCZOS_LOBES)
     weights = np.rint((kernel / kernel.sum(1, keepdims=True)).astype(np.float32) * LANCZOS_UNIT)
-    return np.clip(left[:, None] + taps, 0, length - 1), weights
+    return left + taps[0], weights
 
 
 def resize_interpolated(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import sapien
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt32
 from PIL import Image
 
 from pizero.sim.env import SimulatorUnavailableError
@@ -46,7 +46,7 @@ class PictureMaker:
         self._kept[[entity.per_scene_id for entity in kept]] = True
         (photograph,) = env.rgb_overlay_paths.values()
         size = (self._camera.get_width(), self._camera.get_height())
-        self._photograph = np.asarray(Image.open(photograph).convert("RGB").resize(size))
+        self._photograph = _words(np.asarray(Image.open(photograph).convert("RGBA").resize(size)))
 
     def draw(self, scene: Scene) -> UInt8[np.ndarray, "480 640 3"]:
         """The policy's view of the scene now."""
@@ -57,9 +57,9 @@ class PictureMaker:
             body.set_pose(pose)
         self._env.scene.sub_scenes[0].update_render()
         self._camera.take_picture()
-        color = self._camera.get_picture("Color")[..., :3]
+        color = _words(self._camera.get_picture("Color"))
         things = self._camera.get_picture("PositionSegmentation")[..., 3]
-        return np.where(self._kept[things][..., None], color, self._photograph)
+        return _bytes(np.where(self._kept[things], color, self._photograph))[..., :3]
 
     def close(self) -> None:
         """Give the renderer's memory back."""
@@ -91,3 +91,12 @@ class PictureMaker:
         """Do not draw an actor; the photograph hides it anyway."""
         entity = self._env.scene.actors[name]._objs[0]
         entity.find_component_by_type(sapien.render.RenderBodyComponent).disable()
+
+
+def _words(picture: UInt8[np.ndarray, "h w 4"]) -> UInt32[np.ndarray, "h w"]:
+    """The four bytes of each pixel as one number, which NumPy chooses faster."""
+    return np.ascontiguousarray(picture).view(np.uint32)[..., 0]
+
+
+def _bytes(picture: UInt32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 4"]:
+    return picture.view(np.uint8).reshape(*picture.shape, 4)
