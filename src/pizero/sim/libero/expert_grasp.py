@@ -24,8 +24,8 @@ _FLOOR = 0.014
 _PAD_UP, _PAD_DOWN = 0.013, 0.005
 """The pads' extent above and below the grip site."""
 _INSETS = (0.0, 0.012, 0.02)
-"""Metres by which the hand may be nearer to the middle of the thing than to a thin wall that it grips, where outside
-there is no room for a finger."""
+"""Metres by which the open hand may come down nearer to the middle of the thing than the thin wall is that it is to
+grip, where outside there is no room for a finger."""
 _CLUSTER_GAP = 0.02
 """Metres of nothing between two walls that a finger fits between; nearer ones are one piece."""
 _WIDEST = 0.069
@@ -52,11 +52,21 @@ class Grasp:
     """A hand at a thing, in the frame of the thing."""
 
     position: Float[np.ndarray, " 3"]
-    """Of the grip site, metres."""
+    """Of the grip site when the fingers hold the thing, metres."""
     rotation: Float[np.ndarray, "3 3"]
     """Of the hand."""
     width: float
     """Metres between the fingers when they hold it."""
+    inset: Float[np.ndarray, " 3"]
+    """From `position` to where the open hand comes down, metres; zero in most grasps."""
+
+    def at(self, gap: float) -> Float[np.ndarray, " 3"]:
+        """Where the grip site belongs while the fingers are `gap` metres apart.
+
+        It gives up its inset as they close, so that both come to the wall together and then have it between them.
+        """
+        share = (gap - self.width) / (hand.MAX_OPENING - self.width)
+        return self.position + np.clip(share, 0.0, 1.0) * self.inset
 
 
 def find_grasps(
@@ -78,8 +88,8 @@ def find_grasps(
     free = (candidate for candidate in found if not _blocked(near, candidate, inner=0.0))
     # After those, or if there are none, it is better to push something aside than to stand still.
     for candidate in itertools.chain(free, found):
-        rotation = turned(candidate.turn)
-        yield Grasp((candidate.position - origin) @ axes, axes.T @ rotation, candidate.width)
+        rotation, inset = turned(candidate.turn), candidate.inset @ axes
+        yield Grasp((candidate.position - origin) @ axes - inset, axes.T @ rotation, candidate.width, inset)
 
 
 def turned(turn: float) -> Float[np.ndarray, "3 3"]:
@@ -96,8 +106,10 @@ def upright_turn(rotation: Float[np.ndarray, "3 3"]) -> float:
 @dataclass(frozen=True)
 class _Candidate:
     position: Float[np.ndarray, " 3"]
+    """Where the hand comes down."""
     turn: float
     width: float
+    inset: Float[np.ndarray, " 3"]
     cost: float
 
 
@@ -114,13 +126,14 @@ def _candidates(thing: Points, feet: Float[np.ndarray, "k 2"]) -> Iterator[_Cand
             for shift in _SHIFTS:
                 between = np.sort(across[level & (np.abs(along - shift) < hand.FINGER_HALF_WIDTH)])
                 for center, width, inset in _pieces(between):
-                    offset = axes @ [center - inset * np.sign(center), shift]
+                    inward = np.append(-inset * np.sign(center) * axes[:, 0], 0.0)
+                    offset = axes @ [center, shift] + inward[:2]
                     reach = float(np.linalg.norm(middle + offset - feet, axis=1).max())
                     cost = max(width, _THIN) + _PER_RADIAN * abs(turn) + _PER_DEPTH * (height - heights[0])
                     cost += _PER_INSET * inset + _PER_OFFSET * float(np.hypot(center, shift))
                     cost += _PER_REACH * reach + _PER_STRETCH * max(reach - _STRETCHED, 0)
                     cost += _WRONG_SIDE * (offset[1] < -0.01)
-                    yield _Candidate(np.append(middle + offset, height), turn, width, cost)
+                    yield _Candidate(np.append(middle + offset, height), turn, width, inward, cost)
 
 
 def _pieces(ordered: Float[np.ndarray, " n"]) -> Iterator[tuple[float, float, float]]:

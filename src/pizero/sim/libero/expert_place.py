@@ -107,7 +107,7 @@ class Place:
         if grasp is None:
             return self._withdraw(scene)
         hand = scene.hand
-        place = scene.position + scene.axes @ grasp.position
+        place = scene.position + scene.axes @ grasp.at(hand.gap)
         if not scene.fingers:  # what is held turns with the hand; following it would never end
             self._turn = turned(upright_turn(scene.axes @ grasp.rotation))
         release = np.append(hand.position[:2] + scene.way, self._release_height(scene))
