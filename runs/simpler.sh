@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One language-conditioned policy for SimplerEnv's four Bridge tasks: demonstrations, training from scratch, evaluation in
 # the benchmark's own initial states. On one GPU; docs/simulator_results.md has what came out and
-# how long it took. Written after the runs, which were commands one by one; the ablations of Euler steps, time and state have not been evaluated.
+# how long it took. Written after the runs, which were commands one by one; the ablations were run on assets/simpler-bridge, the policy in bfloat16.
 #
 #   runs/simpler.sh FOLDER [WORKERS]      # PIZERO_ASSETS names the folder of assets
 set -euo pipefail
@@ -27,12 +27,17 @@ $train "${some[@]}" --output "$out/no-state" --name no-state --model.no-state-to
 policy=$out/train/last
 $evaluate "$policy" --episodes 75 --execute-steps 2 --output "$out/eval" --videos 2 --failures 2
 for steps in 1 4 8; do
-    $evaluate "$policy" --episodes 12 --execute-steps "$steps" --output "$out/eval-execute-$steps" --videos 0 --against "$out/eval"
+    $evaluate "$policy" --episodes 24 --execute-steps "$steps" --output "$out/eval-execute-$steps" --videos 0 --against "$out/eval"
 done
 for steps in 4 1; do
-    $evaluate "$policy" --episodes 12 --execute-steps 2 --num-steps "$steps" --output "$out/eval-euler-$steps" --videos 0 --against "$out/eval"
+    $evaluate "$policy" --episodes 24 --execute-steps 2 --num-steps "$steps" --output "$out/eval-euler-$steps" --videos 0 --against "$out/eval"
 done
-$evaluate "$out/early/last" --episodes 12 --execute-steps 2 --output "$out/eval-early" --videos 0
+$evaluate "$policy" --episodes 24 --execute-steps 2 --instruction simpler/stack-cube --output "$out/eval-wrong" --videos 0 --against "$out/eval"
+$evaluate "$out/early/last" --episodes 24 --execute-steps 2 --output "$out/eval-early" --videos 0
 for other in uniform no-state; do
-    $evaluate "$out/$other/last" --episodes 12 --execute-steps 2 --output "$out/eval-$other" --videos 0 --against "$out/eval-early"
+    $evaluate "$out/$other/last" --episodes 24 --execute-steps 2 --output "$out/eval-$other" --videos 0 --against "$out/eval-early"
 done
+
+# on demonstrations that were trained on, and on others
+pizero collect simpler --noise 0.5 --disturbances 0.2 --workers "$workers" --root "$out/held" --episodes 15 --seed 99
+python bench/chunk_error.py "$policy" "$out/first" "$out/held" --episodes 12
