@@ -4,8 +4,8 @@
 
 For each data set and prompt, the first episodes: the error is that of the sum of the first `--execute-steps` actions
 (for actions that are shifts, of where they end), in the robot's units, at every second frame. A small error on the
-first data set beside a large one on the second says that more demonstrations are needed, not more training. Prints a
-table and one JSON line last.
+first data set beside a large one on the second says that the policy has learned demonstrations by heart. Prints a table
+and one JSON line last.
 """
 
 import argparse

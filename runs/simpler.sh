@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One language-conditioned policy for SimplerEnv's four Bridge tasks: demonstrations, training from scratch, evaluation in
-# the benchmark's own initial states. On one GPU; docs/simulator_results.md has what came out and
-# how long it took. Written after the runs, which were commands one by one; the ablations were run on assets/simpler-bridge, the policy in bfloat16.
+# the benchmark's own initial states, ablations. On one GPU; docs/simulator_results.md has what came out and how long it
+# took. Written after the runs, which were commands one by one; the ablations were run on the policy in bfloat16.
 #
 #   runs/simpler.sh FOLDER [WORKERS]      # PIZERO_ASSETS names the folder of assets
 set -euo pipefail
