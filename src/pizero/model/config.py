@@ -8,6 +8,7 @@ TimeConditioning = Literal["input", "adarms", "adaln", "adaln-zero"]
 Positions = Literal["counted", "restart"]
 EulerGrid = Literal["even", "openpi", "lerobot", "open-pi-zero"]
 TimeRounding = Literal["none", "openpi-jax"]
+Stem = Literal["patches", "convolutions"]
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,38 @@ class SiglipConfig:
     """Side of the square input picture in pixels."""
     patch_size: int = 14
     """Side of a square patch in pixels; must divide the image size."""
+    stem: Stem = "patches"
+    """How pixels become patches: "patches", one product for each, which is SigLIP; "convolutions", 3x3 convolutions
+    that halve the picture until a patch is a pixel (Xiao et al. 2021, "Early Convolutions Help Transformers See
+    Better"): for networks from scratch on few scenes, where each place need not be learned on its own."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} does not divide the vision width {self.width}")
+        if self.stem == "convolutions":
+            self._check_convolutions()
 
     @property
     def num_patches(self) -> int:
         """Tokens per picture."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Of the picture, and after each convolution that halves it: half as many before each, at last the width."""
+        halvings = self.patch_size.bit_length() - 1
+        return 3, *(self.width >> left for left in reversed(range(halvings)))
+
+    def _check_convolutions(self) -> None:
+        if self.patch_size < 2 or self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size is {self.patch_size}; with stem 'convolutions' it must be 2, 4, 8, 16 or so")
+        if self.width % (self.patch_size // 2):
+            raise ValueError(
+                f"the vision width is {self.width}; with stem 'convolutions' and patch_size {self.patch_size} it must "
+                f"be a multiple of {self.patch_size // 2}, since each convolution doubles the channels"
+            )
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Pi0(nn.Module):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         for module in self.modules():  # the linear layers of adaptive norms have been drawn above

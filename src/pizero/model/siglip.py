@@ -1,5 +1,7 @@
 """The SigLIP vision tower: one picture in, one embedding per patch out (Zhai et al. 2023; big_vision's vit.py)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -55,6 +57,30 @@ class SiglipLayer(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(self.layer_norm2(x)), approximate="tanh"))
 
 
+class Halving(nn.Module):
+    """A 3x3 convolution that halves the picture, a norm over all of it, and a non-linearity.
+
+    Xiao et al. (2021) normalise over the batch, with ReLU; here a picture does not depend on the others of its batch.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(1, after, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n e h2 w2"]:
+        """Half as high and wide."""
+        return F.gelu(self.norm(self.convolution(x)), approximate="tanh")
+
+
+def patch_embedding(config: SiglipConfig) -> nn.Module:
+    """Pictures (n, 3, h, w) to patches (n, width, h / patch_size, w / patch_size)."""
+    if config.stem == "patches":
+        return nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+    halvings = (Halving(before, after) for before, after in pairwise(config.stem_channels))
+    return nn.Sequential(*halvings, nn.Conv2d(config.width, config.width, 1))
+
+
 class Siglip(nn.Module):
     """Patch embedding, learned positions, layers, final norm."""
 
@@ -63,7 +89,7 @@ class Siglip(nn.Module):
         self.config = config
         self.recompute = False
         """Keep only the inputs of layers for the backward pass."""
-        self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+        self.patch_embedding = patch_embedding(config)
         self.position_embedding = nn.Embedding(config.num_patches, config.width)
         self.layers = nn.ModuleList(SiglipLayer(config) for _ in range(config.depth))
         self.post_layernorm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)

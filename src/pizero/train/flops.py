@@ -6,8 +6,9 @@ and rotation, less than 1 %, are not counted.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
-from pizero.model.config import GemmaConfig, Pi0Config
+from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
 from pizero.train.config import LoraConfig
 
 TERA = 1e12
@@ -92,7 +93,7 @@ def forward_flops(model: Pi0Config, views: int, prompt_tokens: int, draws: int =
     vision, vlm, action = model.vision, model.vlm, model.action
     patches = views * vision.num_patches
     layer = 4 * vision.width**2 + 2 * vision.width * vision.mlp_dim
-    ends = 3 * vision.patch_size**2 * vision.width + vision.width * vlm.width
+    ends = _stem(vision) + vision.width * vlm.width
     seen = 2 * vision.num_patches * vision.width  # q k^T and p v, one picture at a time
     prefix = patches + prompt_tokens
     last = 2 * vlm.num_kv_heads * vlm.head_dim * vlm.width  # keys and values alone
@@ -135,6 +136,15 @@ def flops_per_sample(
     forward = forward_flops(model, views, prompt_tokens, draws)
     times = passes(tune, LoraConfig() if lora is None else lora)
     return forward.vision * times.vision + forward.vlm * times.vlm + forward.action * times.action
+
+
+def _stem(config: SiglipConfig) -> int:
+    """Multiplications for each patch until it is one."""
+    if config.stem == "patches":
+        return 3 * config.patch_size**2 * config.width
+    convolutions = enumerate(pairwise(config.stem_channels), 1)
+    halving = (9 * before * after * (config.patch_size >> i) ** 2 for i, (before, after) in convolutions)
+    return sum(halving) + config.width**2
 
 
 def _gemma(config: GemmaConfig) -> int:

@@ -4,9 +4,10 @@ The counterpart of `tune.prepare`, which tests hold it equal to. No torch here.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
-from pizero.model.config import GemmaConfig, Pi0Config
+from pizero.model.config import GemmaConfig, Pi0Config, SiglipConfig
 from pizero.train.config import LoraConfig, TrainConfig
 
 Part = Literal["vision", "projector", "embed_tokens", "vlm", "action", "heads"]
@@ -63,7 +64,8 @@ def rests(model: Pi0Config) -> list[Rest]:
     """Everything else."""
     vision, vlm, action = model.vision, model.vlm, model.action
     biases = vision.depth * (5 * vision.width + vision.mlp_dim)
-    patches = (3 * vision.patch_size**2 + 1 + vision.num_patches) * vision.width
+    stem, stem_norms = _stem(vision)
+    patches = stem + vision.num_patches * vision.width
     norms = 2 * action.depth + 1
     per_norm = action.width
     if model.time_conditioning == "adarms":
@@ -73,7 +75,7 @@ def rests(model: Pi0Config) -> list[Rest]:
     gates = 2 * action.depth * action.width * (model.time_width + 1) if model.time_conditioning == "adaln-zero" else 0
     return [
         Rest("vision", biases + patches, exact=False),
-        Rest("vision", (2 * vision.depth + 1) * 2 * vision.width, exact=True),
+        Rest("vision", (2 * vision.depth + 1) * 2 * vision.width + stem_norms, exact=True),
         Rest("projector", (vision.width + 1) * vlm.width, exact=False),
         Rest("embed_tokens", model.vocab_size * vlm.width, exact=False),
         Rest("vlm", (2 * vlm.depth - 1) * vlm.width, exact=True),
@@ -166,6 +168,15 @@ def _gemma(part: Part, config: GemmaConfig, count: int, used: bool = True) -> li
             ("down_proj", config.mlp_dim, config.width),
         )
     ]
+
+
+def _stem(vision: SiglipConfig) -> tuple[int, int]:
+    """Weights and biases of what makes patches of pixels, and of its norms."""
+    if vision.stem == "patches":
+        return (3 * vision.patch_size**2 + 1) * vision.width, 0
+    channels = vision.stem_channels
+    halvings = sum((9 * before + 1) * after for before, after in pairwise(channels))
+    return halvings + (vision.width + 1) * vision.width, 2 * sum(channels[1:])
 
 
 def _heads(model: Pi0Config) -> int:

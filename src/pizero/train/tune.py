@@ -169,7 +169,7 @@ def _exact_parameters(model: Pi0) -> frozenset[str]:
     norms = {
         f"{name}.{inner}"
         for name, module in model.named_modules()
-        if isinstance(module, RMSNorm | nn.LayerNorm)
+        if isinstance(module, RMSNorm | nn.LayerNorm | nn.GroupNorm)
         for inner, _ in module.named_parameters()
     }
     names = (name for name, _ in model.named_parameters())

@@ -166,6 +166,7 @@ def network_limits(model: Pi0Config) -> Iterable[Limit]:
     """What openpi's and lerobot's networks have in common."""
     return (
         ("model.time_conditioning", model.time_conditioning, ("input", "adarms")),
+        ("model.vision.stem", model.vision.stem, ("patches",)),
         ("model.state_token", model.state_token, (model.time_conditioning != "adarms",)),
         ("model.positions", model.positions, ("counted",)),
         ("model.attention_softcap", model.attention_softcap, (None,)),

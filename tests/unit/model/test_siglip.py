@@ -1,6 +1,7 @@
 """The vision tower against the formulas written out in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,42 @@ def test_tower_equals_the_formulas_written_out(tower, images):
     torch.testing.assert_close(tower(images).double(), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_convolutions_in_front_equal_the_formulas_written_out(randomise):
+    config = replace(CONFIG, image_size=16, patch_size=4, stem="convolutions")
+    stem = Siglip(config).requires_grad_(False).patch_embedding
+    randomise(stem)
+    w = {key: value.double() for key, value in stem.state_dict().items()}
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    y = x[0].double()
+    for i, channels in enumerate((16, 32)):
+        kernel, bias = w[f"{i}.convolution.weight"], w[f"{i}.convolution.bias"]
+        padded = torch.zeros(y.shape[0], y.shape[1] + 2, y.shape[2] + 2, dtype=torch.float64)
+        padded[:, 1:-1, 1:-1] = y
+        side = y.shape[1] // 2
+        y = torch.zeros(channels, side, side, dtype=torch.float64)
+        for row in range(side):
+            for column in range(side):
+                window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+                y[:, row, column] = kernel.flatten(1) @ window.flatten() + bias
+        y = (y - y.mean()) / (y.var(unbiased=False) + 1e-6).sqrt()  # over the whole picture
+        y = y * w[f"{i}.norm.weight"][:, None, None] + w[f"{i}.norm.bias"][:, None, None]
+        y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+    y = torch.einsum("ec,chw->ehw", w["2.weight"][:, :, 0, 0], y) + w["2.bias"][:, None, None]
+    torch.testing.assert_close(stem(x)[0].double(), y, atol=1e-5, rtol=1e-5)
+
+
+def test_with_convolutions_patches_are_in_their_order_and_pictures_apart(randomise):
+    tower = Siglip(replace(CONFIG, image_size=16, patch_size=4, depth=0, stem="convolutions")).requires_grad_(False)
+    randomise(tower)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    torch.testing.assert_close(tower(images)[1:2], tower(images[1:2]), atol=1e-6, rtol=1e-6)
+    changed = images.clone()
+    changed[0, :, 4:6, 12:14] *= -1  # second row, last column
+    differences = (tower(changed) - tower(images)).abs().sum(-1)
+    assert differences[0].argmax() == 4 + 3
+    assert not differences[1:].any()
+
+
 def test_a_picture_does_not_depend_on_the_others_in_the_batch(tower, images):
     torch.testing.assert_close(tower(images)[1:2], tower(images[1:2]), atol=1e-6, rtol=1e-6)
 
@@ -77,9 +114,17 @@ def test_the_released_size_has_256_patches():
     assert SiglipConfig().num_patches == 256
 
 
-@pytest.mark.parametrize("wrong", [{"image_size": 225}, {"num_heads": 7}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 225},
+        {"num_heads": 7},
+        {"stem": "convolutions", "patch_size": 14},
+        {"stem": "convolutions", "patch_size": 16, "width": 1156, "num_heads": 17},
+    ],
+)
 def test_sizes_that_do_not_divide_are_refused_with_both_numbers(wrong):
-    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+    with pytest.raises(ValueError, match=str(next(x for x in wrong.values() if isinstance(x, int) and x != 16))):
         SiglipConfig(**wrong)
 
 

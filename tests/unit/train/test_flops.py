@@ -1,6 +1,7 @@
 """Against the numbers of the project's roofline, which were computed by another script from lists of operations."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -52,8 +53,10 @@ def test_gradients_stop_where_nothing_before_is_trained() -> None:
 
 
 @pytest.mark.parametrize("draws", [1, 3])
-def test_the_network_does_as_many(tiny_config: Pi0Config, draws: int) -> None:
+@pytest.mark.parametrize("vision", [{}, {"stem": "convolutions", "patch_size": 4}])
+def test_the_network_does_as_many(tiny_config: Pi0Config, draws: int, vision: dict[str, Any]) -> None:
     """Counted by torch as the network runs, which joins time and actions before a product; the count has it folded."""
+    tiny_config = replace(tiny_config, vision=replace(tiny_config.vision, **vision))
     model, views, length = Pi0(tiny_config), 2, 5
     side, config = tiny_config.vision.image_size, tiny_config
     observation = Observation(

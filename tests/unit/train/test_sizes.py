@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,12 @@ from pizero.train.sizes import NF4_BYTES, linears, rests, sizes
 
 @pytest.mark.parametrize("conditioning", ["input", "adarms", "adaln", "adaln-zero"])
 @pytest.mark.parametrize("state_token", [True, False])
-def test_all_weights_are_counted(tiny_config: Pi0Config, conditioning: str, state_token: bool) -> None:
+@pytest.mark.parametrize("vision", [{}, {"stem": "convolutions", "patch_size": 4}])
+def test_all_weights_are_counted(
+    tiny_config: Pi0Config, conditioning: str, state_token: bool, vision: dict[str, Any]
+) -> None:
     config = replace(tiny_config, time_conditioning=conditioning, state_token=state_token)  # type: ignore[arg-type]
+    config = replace(config, vision=replace(config.vision, **vision))
     found = {part.name: 0 for part in summarise(config)}
     for weights in (*linears(config), *rests(config)):
         found[weights.part] += weights.numbers

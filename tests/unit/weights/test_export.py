@@ -16,7 +16,7 @@ from pizero.data.prompt import Tokenizer, train_tokenizer
 from pizero.data.stats import DatasetStats, Stats
 from pizero.data.transform import Transform, TransformConfig
 from pizero.embodiment import Embodiment
-from pizero.model.config import Pi0Config
+from pizero.model.config import Pi0Config, SiglipConfig
 from pizero.model.pi0 import Pi0
 from pizero.weights.checkpoint import load_configs, save_checkpoint, save_tensors
 from pizero.weights.export import export_openpi, export_safetensors, variant
@@ -26,6 +26,7 @@ from pizero.weights.importer import import_checkpoint
 from pizero.weights.openpi import EMBEDDING, TIED
 
 GOLDEN = Path(__file__).parents[2] / "parity" / "golden"
+CONVOLUTIONS = SiglipConfig(width=16, depth=1, mlp_dim=8, num_heads=2, image_size=8, patch_size=4, stem="convolutions")
 HEADS = {"the user": Facts(vision_heads=4)}
 WEIGHTS = "model.safetensors"
 NEVER_USED = (TIED, "paligemma_with_expert.gemma_expert.lm_head.weight")
@@ -236,6 +237,7 @@ def test_a_training_run_survives_lerobot(trained, tmp_path, dtype):
         ({"attention_softcap": 50.0}, {}, r"model\.attention_softcap is 50\.0"),
         ({"positions": "restart"}, {}, r"model\.positions is 'restart'"),
         ({"time_conditioning": "adaln"}, {}, r"model\.time_conditioning is 'adaln'"),
+        ({"vision": CONVOLUTIONS}, {}, r"model\.vision\.stem is 'convolutions'"),
         ({"state_token": False}, {}, r"model\.state_token is False"),
         ({}, {"normalization": "bounds"}, r"transform\.normalization is 'bounds'"),
         ({}, {"normalization": "z-score"}, r"transform\.normalization is 'z-score'"),
