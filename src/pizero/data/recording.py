@@ -1,12 +1,10 @@
 """Recorded episodes by frame number: numbers in memory, pictures decoded when asked for. What all formats share."""
 
 import copy
-import os
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from pizero.data.choice import Resize
-from pizero.data.images import resize
+from pizero.data.preload import decode_all
 from pizero.embodiment import Embodiment
 from pizero.frame import Frame
-
-MAX_DECODING_THREADS = 16
-"""Threads of `preload`; each keeps files open."""
 
 
 class CorruptPicture(ValueError):  # noqa: N818 - a picture is corrupt, not an error
@@ -142,27 +137,7 @@ class Recording(ABC):
         return np.searchsorted(self._starts, i, side="right") - 1
 
     def _decode_all(self, camera: str, size: tuple[int, int] | None, how: Resize) -> np.ndarray:
-        """Frames in stretches, one thread and one set of open files for each: decoding and resizing leave Python."""
-        shape = self.decode(0, camera).shape if size is None else (*size, 3)
-        pictures = np.empty((self.num_frames, *shape), np.uint8)
-        without_pictures = copy.copy(self)
-        without_pictures._images = {}
-        pickled = pickle.dumps(without_pictures)
-
-        def decode_stretch(frames: np.ndarray) -> None:
-            own: Recording = pickle.loads(pickled)
-            for i in frames:
-                image = own.decode(i, camera)
-                image = image if size is None else np.asarray(resize(image, size, how))
-                if image.shape != shape:
-                    raise ValueError(
-                        f"{self.root}: pictures of camera {camera!r} have shapes {shape} and {image.shape}; "
-                        f"they can be preloaded only when they are resized to one"
-                    )
-                pictures[i] = image
-            own.close()
-
-        num_threads = min(MAX_DECODING_THREADS, os.cpu_count() or 1)
-        with ThreadPoolExecutor(num_threads) as threads:
-            list(threads.map(decode_stretch, np.array_split(np.arange(self.num_frames), num_threads)))
-        return pictures
+        bare = copy.copy(self)  # for other processes
+        bare._images = {}
+        name = f"{self.root}: pictures of camera {camera!r}"
+        return decode_all(name, partial(bare.decode, camera=camera), self.num_frames, size, how)

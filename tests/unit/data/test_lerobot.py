@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pizero.data import lerobot_layout as layout
+from pizero.data import preload
 from pizero.data.images import resize_with_pad
 from pizero.data.lerobot import LeRobotDataset, LeRobotWriter
+from pizero.data.recording import CorruptPicture
 from pizero.embodiment import Embodiment
 
 LENGTHS = (5, 7, 4)
@@ -56,6 +58,32 @@ def test_preloaded_pictures_are_the_decoded_ones(root: Path) -> None:
     for i in range(16):
         for camera in SIZES:
             np.testing.assert_array_equal(preloaded.frame(i).images[camera], decoded.frame(i).images[camera])
+
+
+def test_several_processes_preload_the_same_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, shared = LeRobotDataset(root), LeRobotDataset(root)
+    here.preload((4, 6))
+    monkeypatch.setattr(preload, "FRAMES_PER_PROCESS", 4)
+    monkeypatch.setattr(preload, "FRAMES_PER_TASK", 2)
+    monkeypatch.setattr(preload.os, "cpu_count", lambda: 2)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is not this process that decodes")
+
+    monkeypatch.setattr(preload._Stretches, "__call__", refuse)
+    shared.preload((4, 6))
+    np.testing.assert_array_equal(shared.preloaded("front"), here.preloaded("front"))
+
+
+def test_a_damaged_picture_is_named_also_by_another_process(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = LeRobotDataset(shutil.copytree(root, tmp_path / "copy"))
+    next(dataset.root.glob("videos/*front*/**/*.mp4")).write_bytes(b"no video")
+    monkeypatch.setattr(preload, "FRAMES_PER_PROCESS", 4)
+    monkeypatch.setattr(preload.os, "cpu_count", lambda: 2)
+    with pytest.raises(CorruptPicture, match="cannot be read as a video"):
+        dataset.preload((4, 6))
 
 
 def test_preloading_resizes_when_asked(root: Path) -> None:
