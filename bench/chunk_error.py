@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=8, help="of each prompt and data set")
     parser.add_argument("--execute-steps", type=int, default=2)
     args = parser.parse_args()
-    policy = load_policy(args.checkpoint, "auto")
+    policy = load_policy(args.checkpoint, "auto", compile=False)
     rows = [row for root in args.datasets for row in rows_of(policy, root, args.episodes, args.execute_steps)]
     print_table(rows, policy.embodiment.actions)
     line = {"benchmark": "chunk_error", "rows": rows, "execute_steps": args.execute_steps, "stride": STRIDE}
