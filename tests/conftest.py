@@ -24,6 +24,13 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled(request: pytest.FixtureRequest) -> None:
+    """Torch compiles a function for 8 sets of shapes and then gives up; in one process the GPU tests need more."""
+    if request.node.get_closest_marker("gpu"):
+        torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def randomise() -> Callable[..., None]:
     """Draws all weights, norms and biases too: with the usual std of 0.02 a wrong GELU goes unseen."""

@@ -16,7 +16,7 @@ from pizero.data.images import resize
 from pizero.data.shared import SharedArray
 from pizero.data.worker import WorkerPool
 
-FRAMES_PER_PROCESS = 8192
+FRAMES_PER_PROCESS = 4096
 """A process takes seconds to start, as many as this many pictures take."""
 MAX_PROCESSES = 16
 FRAMES_PER_TASK = 1024

@@ -8,6 +8,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -57,9 +58,12 @@ class WorkerPool(Generic[Task, Result]):
         self._work = work
         self._workers: list[_Worker[Task] | None] = [None] * count
         self._waiting: deque[_Job[Task]] = deque()
+        self._started = False
 
     def submit(self, task: Task) -> None:
-        """Give a task, to be done after those given before. Does not wait."""
+        """Give a task, to be done after those given before. Does not wait, but for the start of the processes."""
+        if not self._started:
+            self._start_all()
         self._waiting.append(_Job(task))
         self._hand_out()
 
@@ -109,6 +113,12 @@ class WorkerPool(Generic[Task, Result]):
             worker.jobs.append(job)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: the next `answers` sees it
                 worker.pipe.send(job.task)
+
+    def _start_all(self) -> None:
+        """At once: what a process is given it reads after its imports, seconds later, and `start` waits for that."""
+        self._started = True
+        with ThreadPoolExecutor(len(self._workers)) as threads:
+            list(threads.map(self._start, range(len(self._workers))))
 
     def _start(self, place: int) -> _Worker[Task]:
         ours, theirs = self._context.Pipe()
