@@ -313,8 +313,8 @@ from test_loader import Batches, toy
 if __name__ == "__main__":
     batches = Batches(toy(delay_s=0.01), 4, workers=2)
     next(batches)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
         next(batches)  # they go on: the step that was begun is finished
