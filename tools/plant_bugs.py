@@ -91,7 +91,9 @@ PREFIX_AGAIN = """        draws = len(tokens) // len(self.leak[0])
 """
 BUGS = [
     Bug("Gemma: GELU by erf", [Edit(GEMMA, 'F.gelu(gate, approximate="tanh")', "F.gelu(gate)")]),
-    Bug("SigLIP: GELU by erf", [Edit(SIGLIP, '(x)), approximate="tanh")', "(x)))")], MODEL),
+    Bug("SigLIP: GELU by erf", [Edit(SIGLIP, 'norm2(x)), approximate="tanh")', "norm2(x)))")], MODEL),
+    Bug("stem of convolutions: GELU by erf", [Edit(SIGLIP, 'tion(x)), approximate="tanh")', "tion(x)))")], MODEL),
+    Bug("stem of convolutions: norm over half of the channels", [Edit(SIGLIP, "GroupNorm(1", "GroupNorm(2")], MODEL),
     Bug("text not scaled by sqrt(width)", [Edit(PI0, " * math.sqrt(self.config.vlm.width)", "")]),
     Bug(
         "images scaled like text",
@@ -657,7 +659,7 @@ BUGS = [
     # training
     Bug(
         "training: a process's part of the loss not times the number of processes",
-        [Edit(STEP, "(mean * (share * world.size)).backward()", "(mean * share).backward()")],
+        [Edit(STEP, "weight = share * world.size", "weight = share")],
         SHARED,
     ),
     Bug(
