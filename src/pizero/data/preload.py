@@ -1,7 +1,7 @@
 """All pictures of a camera into memory: by this process, or where there are many by several.
 
-By processes and not threads: of a 128-pixel picture a third of a millisecond is decoding and the rest Python, so that
-threads wait for each other (two were slower than one).
+By processes and not threads: a 128-pixel picture takes 0.4 ms, and for much of that its thread holds Python's lock (two
+threads were slower than one).
 """
 
 import os
@@ -22,7 +22,6 @@ MAX_PROCESSES = 16
 FRAMES_PER_TASK = 1024
 PATIENCE_S = 60.0
 """Between looks at what has been done."""
-
 
 Decode = Callable[[int], UInt8[np.ndarray, "h w 3"]]
 """Gives the picture of a frame; it can be pickled."""

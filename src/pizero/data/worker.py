@@ -58,11 +58,10 @@ class WorkerPool(Generic[Task, Result]):
         self._work = work
         self._workers: list[_Worker[Task] | None] = [None] * count
         self._waiting: deque[_Job[Task]] = deque()
-        self._started = False
 
     def submit(self, task: Task) -> None:
         """Give a task, to be done after those given before. Does not wait, but for the start of the processes."""
-        if not self._started:
+        if not any(self._workers):
             self._start_all()
         self._waiting.append(_Job(task))
         self._hand_out()
@@ -116,7 +115,6 @@ class WorkerPool(Generic[Task, Result]):
 
     def _start_all(self) -> None:
         """At once: what a process is given it reads after its imports, seconds later, and `start` waits for that."""
-        self._started = True
         with ThreadPoolExecutor(len(self._workers)) as threads:
             list(threads.map(self._start, range(len(self._workers))))
 
