@@ -197,7 +197,9 @@ def _made_by_workers(
     count = len(range(order.batch_size)[order.part])
     blank = maker.blank(1)
     pictures = SharedArray((STEPS_AHEAD, count, *blank.shape[1:]), blank.dtype)
-    pool: WorkerPool[_Task, Rows] = WorkerPool(workers, _Work(maker, pictures))
+    pool: WorkerPool[_Task, Rows] = WorkerPool(
+        workers, _Work(maker, pictures), "try fewer data.workers, or 0 to see what happens"
+    )
     done: dict[tuple[int, int], Rows | Exception] = {}
     asked = start_step
     try:

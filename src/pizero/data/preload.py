@@ -1,11 +1,11 @@
-"""All pictures of a camera into memory: by this process, or where there are many by several.
+"""All pictures of some cameras into memory: by this process, or where there are many by several.
 
 By processes and not threads: a 128-pixel picture takes 0.4 ms, and for much of that its thread holds Python's lock (two
 threads were slower than one).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,53 +28,67 @@ Decode = Callable[[int], UInt8[np.ndarray, "h w 3"]]
 
 
 def decode_all(
-    name: str, decode: Decode, num_frames: int, size: tuple[int, int] | None, how: Resize
-) -> UInt8[np.ndarray, "n h w 3"]:
-    """Every picture, resized to `size` (height, width) if there is one.
+    cameras: Mapping[str, Decode], num_frames: int, size: tuple[int, int] | None, how: Resize
+) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
+    """Every picture of the cameras, whose names errors give; resized to `size` (height, width) if there is one.
 
-    Raises ValueError, which calls them `name`, when they differ in size and are not resized, and what `decode` raises.
+    Raises ValueError when a camera's pictures differ in size and are not resized, and what a camera's `Decode` raises.
     """
-    shape = decode(0).shape if size is None else (*size, 3)
-    stretches = _Stretches(name, decode, size, how, SharedArray((num_frames, *shape), np.uint8))
-    processes = min(MAX_PROCESSES, os.cpu_count() or 1, num_frames // FRAMES_PER_PROCESS)
+    shapes = {name: decode(0).shape if size is None else (*size, 3) for name, decode in cameras.items()}
+    pictures = {name: SharedArray((num_frames, *shape), np.uint8) for name, shape in shapes.items()}
+    decoding = _Decoding(dict(cameras), size, how, pictures)
+    processes = min(MAX_PROCESSES, os.cpu_count() or 1, len(cameras) * num_frames // FRAMES_PER_PROCESS)
     if processes < 2:
-        stretches((0, num_frames))
+        for name in cameras:
+            decoding(_Stretch(name, 0, num_frames))
     else:
-        _share_out(stretches, num_frames, processes)
-    return stretches.pictures.values
+        _share_out(decoding, num_frames, processes)
+    return {name: array.values for name, array in pictures.items()}
 
 
 @dataclass(frozen=True)
-class _Stretches:
-    """What a process does with frames: from the first, to before the last."""
+class _Stretch:
+    """Frames of a camera: from the first, to before the last."""
 
-    name: str
-    decode: Decode
+    camera: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """What a process does with a stretch."""
+
+    cameras: dict[str, Decode]
     size: tuple[int, int] | None
     how: Resize
-    pictures: SharedArray
+    pictures: dict[str, SharedArray]
 
-    def __call__(self, stretch: tuple[int, int]) -> None:
-        pictures = self.pictures.values
-        for i in range(*stretch):
-            image = self.decode(i)
+    def __call__(self, stretch: _Stretch) -> None:
+        decode, pictures = self.cameras[stretch.camera], self.pictures[stretch.camera].values
+        for i in range(stretch.start, stretch.end):
+            image = decode(i)
             image = image if self.size is None else np.asarray(resize(image, self.size, self.how))
             if image.shape != pictures.shape[1:]:
                 raise ValueError(
-                    f"{self.name} have shapes {pictures.shape[1:]} and {image.shape}; they can be preloaded only when "
-                    "they are resized to one"
+                    f"{stretch.camera} have shapes {pictures.shape[1:]} and {image.shape}; they can be preloaded only "
+                    "when they are resized to one"
                 )
             pictures[i] = image
 
 
-def _share_out(stretches: _Stretches, frames: int, processes: int) -> None:
-    pool: WorkerPool[tuple[int, int], None] = WorkerPool(processes, stretches)
+def _share_out(decoding: _Decoding, frames: int, processes: int) -> None:
+    pool: WorkerPool[_Stretch, None] = WorkerPool(processes, decoding, "leave out data.preload to see what happens")
+    stretches = [
+        _Stretch(camera, start, min(start + FRAMES_PER_TASK, frames))
+        for camera in decoding.cameras
+        for start in range(0, frames, FRAMES_PER_TASK)
+    ]
     try:
-        starts = range(0, frames, FRAMES_PER_TASK)
-        for start in starts:
-            pool.submit((start, min(start + FRAMES_PER_TASK, frames)))
+        for stretch in stretches:
+            pool.submit(stretch)
         done = 0
-        while done < len(starts):
+        while done < len(stretches):
             answers = pool.answers(PATIENCE_S)
             for _, error in answers:
                 if error is not None:

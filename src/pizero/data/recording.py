@@ -107,9 +107,12 @@ class Recording(ABC):
         """
         size = None if how == "lerobot" else size
         self.preloaded_by = how if size is not None else None
-        for camera in self.embodiment.cameras:
-            if camera not in self._images:
-                self._images[camera] = self._decode_all(camera, size, how)
+        bare = copy.copy(self)  # for other processes
+        bare._images = {}
+        names = {c: f"{self.root}: pictures of camera {c!r}" for c in self.embodiment.cameras if c not in self._images}
+        decoders = {name: partial(bare.decode, camera=camera) for camera, name in names.items()}
+        pictures = decode_all(decoders, self.num_frames, size, how)
+        self._images.update({camera: pictures[name] for camera, name in names.items()})
         self.close()
 
     def chunk(self, i: int | np.integer, horizon: int) -> tuple[Float[np.ndarray, "t a"], Bool[np.ndarray, " t"]]:
@@ -135,9 +138,3 @@ class Recording(ABC):
     def episode_of(self, i: Any) -> Any:
         """Number of the episode that frame i is in; of many frames, an array."""
         return np.searchsorted(self._starts, i, side="right") - 1
-
-    def _decode_all(self, camera: str, size: tuple[int, int] | None, how: Resize) -> np.ndarray:
-        bare = copy.copy(self)  # for other processes
-        bare._images = {}
-        name = f"{self.root}: pictures of camera {camera!r}"
-        return decode_all(name, partial(bare.decode, camera=camera), self.num_frames, size, how)

@@ -46,9 +46,10 @@ class WorkerPool(Generic[Task, Result]):
     """`count` processes that call `work` with tasks. Used by one thread; `close` ends them.
 
     `work` and the tasks are pickled. The tasks must not depend on what was done before: after a death, one is repeated.
+    `advice` ends the message to a user whose workers die.
     """
 
-    def __init__(self, count: int, work: Callable[[Task], Result]) -> None:
+    def __init__(self, count: int, work: Callable[[Task], Result], advice: str) -> None:
         if count < 1:
             raise ValueError(f"workers is {count}, must be at least 1")
         self.restarts = 0
@@ -56,6 +57,7 @@ class WorkerPool(Generic[Task, Result]):
         # spawn: a forked child would share the parent's CUDA context, threads and locks
         self._context = multiprocessing.get_context("spawn")
         self._work = work
+        self._advice = advice
         self._workers: list[_Worker[Task] | None] = [None] * count
         self._waiting: deque[_Job[Task]] = deque()
 
@@ -151,7 +153,7 @@ class WorkerPool(Generic[Task, Result]):
         error = ValueError(
             f"{MOST_DEATHS} loader workers died one after another (exit code {code}) over the same samples; "
             f"{'they were killed, perhaps for memory: ' if code == -signal.SIGKILL else ''}"
-            f"try fewer data.workers, or 0 to see what happens"
+            f"{self._advice}"
         )
         return [(first.task, error)]
 

@@ -65,7 +65,7 @@ def answers(pool: WorkerPool, count: int) -> list:
 
 @pytest.fixture
 def pool():
-    pool = WorkerPool(2, work)
+    pool = WorkerPool(2, work, "do something else")
     yield pool
     pool.close()
 
@@ -93,7 +93,7 @@ def test_a_killed_worker_is_replaced_and_its_tasks_are_done(pool: WorkerPool, tm
 
 
 def test_what_a_killed_worker_had_is_done_again_in_its_order(tmp_path: Path) -> None:
-    pool: WorkerPool = WorkerPool(1, work)
+    pool: WorkerPool = WorkerPool(1, work, "do something else")
     pool.submit(("die", str(tmp_path / "deaths"), 1))
     pool.submit(("sleep", 0.0, "next"))
     assert [answer for _, answer in answers(pool, 2)] == ["alive", "next"]
@@ -113,14 +113,14 @@ def test_a_task_that_kills_three_workers_is_given_up_and_the_others_are_done(poo
 
 
 def test_errors_travel_those_of_users_as_they_are_others_with_their_traceback() -> None:
-    pool: WorkerPool = WorkerPool(1, work)
+    pool: WorkerPool = WorkerPool(1, work, "do something else")
     pool.submit(("raise", ValueError("it is too long")))
     [(_, error)] = answers(pool, 1)
     assert type(error) is ValueError
     assert str(error) == "it is too long"
     assert not hasattr(error, "__notes__")
     pool.close()
-    pool = WorkerPool(1, break_it)
+    pool = WorkerPool(1, break_it, "do something else")
     pool.submit(0)
     [(_, error)] = answers(pool, 1)
     assert type(error) is KeyError
@@ -133,7 +133,7 @@ def test_errors_travel_those_of_users_as_they_are_others_with_their_traceback() 
 
 
 def test_closing_ends_the_processes() -> None:
-    pool: WorkerPool = WorkerPool(2, work)
+    pool: WorkerPool = WorkerPool(2, work, "do something else")
     for i in range(4):
         pool.submit(("sleep", 0.0 if i else 60.0, i))
     answers(pool, 2)  # the other fast one waits behind the slow one
@@ -152,7 +152,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_data_worker import work, answers
 from pizero.data.worker import WorkerPool
 if __name__ == "__main__":
-    pool = WorkerPool(1, work)
+    pool = WorkerPool(1, work, "do something else")
     pool.submit(("pid",))
     print(answers(pool, 1)[0][1], flush=True)
     time.sleep(100)
@@ -182,7 +182,7 @@ def _is_running(pid: int) -> bool:
 def test_shared_memory_is_the_same_on_both_sides() -> None:
     array = SharedArray((3, 2), np.float32)
     array.values[2] = 7
-    pool: WorkerPool = WorkerPool(1, Fill(array))
+    pool: WorkerPool = WorkerPool(1, Fill(array), "do something else")
     for task in range(3):
         pool.submit(task)
     assert dict(answers(pool, 3)) == {0: 0.0, 1: 0.0, 2: 7.0}
@@ -193,4 +193,4 @@ def test_shared_memory_is_the_same_on_both_sides() -> None:
 
 def test_there_must_be_a_worker() -> None:
     with pytest.raises(ValueError, match="workers is 0"):
-        WorkerPool(0, work)
+        WorkerPool(0, work, "do something else")

@@ -70,9 +70,10 @@ def test_several_processes_preload_the_same_pictures(root: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("it is not this process that decodes")
 
-    monkeypatch.setattr(preload._Stretches, "__call__", refuse)
+    monkeypatch.setattr(preload._Decoding, "__call__", refuse)
     shared.preload((4, 6))
-    np.testing.assert_array_equal(shared.preloaded("front"), here.preloaded("front"))
+    for camera in SIZES:
+        np.testing.assert_array_equal(shared.preloaded(camera), here.preloaded(camera))
 
 
 def test_a_damaged_picture_is_named_also_by_another_process(
