@@ -11,11 +11,13 @@ import pytest
 
 from pizero.data.lerobot import LeRobotDataset
 from pizero.frame import Frame
+from pizero.policy.pi0_policy import Pi0Policy
 from pizero.robot.libero import LIBERO
 from pizero.sim.assets import VARIABLE
 from pizero.sim.collect import collect
 from pizero.sim.env import eval_seed, make_env, train_seed
 from pizero.sim.rollout import evaluate, noise_seed
+from pizero.weights.checkpoint import load_checkpoint
 
 ASSETS = Path(__file__).parents[2] / "../shared/assets"
 pytestmark = pytest.mark.skipif(
@@ -87,6 +89,20 @@ def test_demonstrations_are_recorded_and_read_back(tmp_path: Path) -> None:
         assert recorded.images[camera].shape == (256, 256, 3)
         assert difference.mean() < 6  # a video loses a little
     assert np.abs(data.actions).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "other"),
+    [("object", 4, 3), ("spatial", 1, 6)],  # the ketchup, and the sauce beside it; two bowls
+)
+def test_the_policies_in_assets_do_what_they_are_told(suite: str, task: int, other: int) -> None:
+    policy = Pi0Policy(load_checkpoint(Path(__file__).parents[2] / f"assets/libero-{suite}"))
+    name, told = f"libero-{suite}/{task}", f"libero-{suite}/{other}"
+    (own,) = evaluate(policy, [name], 1, execute_steps=4, workers=1)
+    (else_told,) = evaluate(policy, [name], 1, execute_steps=4, workers=1, prompt_of={name: told}, max_steps=own.steps)
+    assert own.success
+    assert not else_told.success
+    assert (own.error, else_told.error) == (None, None)
 
 
 PROGRAM = """

@@ -86,8 +86,9 @@ def test_demonstrations_are_recorded_and_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.actions[-1], [0, 0, 0, 0, 0, 0, 1])  # it has learnt to stand still
 
 
-def test_the_policy_in_assets_is_for_these_tasks_and_looks_at_the_picture() -> None:
+def test_the_policy_in_assets_solves_these_tasks_and_looks_at_the_picture() -> None:
     policy = Pi0Policy(load_checkpoint(Path(__file__).parents[2] / "assets/simpler-bridge"))
+    assert [result.success for result in evaluate(policy, TASKS, 1, execute_steps=2)] == [True, True]
     assert policy.embodiment == BRIDGE
     env = make_env(TASKS[0])
     chunks = []

@@ -7,10 +7,11 @@ The rules are those of arithmetic; the constants on top are what arithmetic does
 import json
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pizero.data.lerobot_layout import INFO
-from pizero.model.config import GemmaConfig
+from pizero.model.config import GemmaConfig, SiglipConfig
 from pizero.train.config import TrainConfig
 from pizero.train.flops import Card, flops_per_sample, forward_flops, passes
 from pizero.train.sizes import NF4_BYTES, Sizes, linears, rests, sizes
@@ -171,7 +172,8 @@ def stacks(config: TrainConfig, shape: Shape) -> list[Stack]:
 def activation_bytes(config: TrainConfig, shape: Shape, rows: int) -> float:
     """What the forward pass of `rows` observations keeps for the backward pass.
 
-    With `recompute` it is the inputs of layers, keys and values that the action expert sees, and one layer whole.
+    With `recompute` it is the inputs of layers, keys and values that the action expert sees, and one layer whole; the
+    vision tower's stem is not computed again.
     """
     kept, vlm = stacks(config, shape), config.model.vlm
     numbers = sum(stack.tokens * stack.layers * stack.inside for stack in kept)
@@ -180,10 +182,25 @@ def activation_bytes(config: TrainConfig, shape: Shape, rows: int) -> float:
         numbers = 2 * vlm.num_kv_heads * vlm.head_dim * prefix * vlm.depth
         numbers += sum(stack.tokens * stack.layers * stack.width for stack in kept)
         numbers += max(stack.tokens * stack.inside for stack in kept)
+    if passes(config.tune, config.lora).vision > 1:
+        numbers += shape.views * stem_numbers(config.model.vision)
     factor = ACTIVATION_COMPILED if config.compile else ACTIVATION_EAGER
     if config.recompute and config.compile:
         factor = 1.0  # inputs are what they are
     return factor * rows * numbers * (4.0 if config.precision == "fp32" else 2.0)
+
+
+def stem_numbers(vision: SiglipConfig) -> int:
+    """Of a picture, what convolutions keep: the inputs of each, of its norm and of its non-linearity. Patches keep the
+    picture, which is there anyway."""
+    if vision.stem == "patches":
+        return 0
+    numbers, side = 0, vision.image_size
+    for before, after in pairwise(vision.stem_channels):
+        numbers += before * side**2
+        side //= 2
+        numbers += 2 * after * side**2
+    return numbers + vision.width * side**2
 
 
 def predict_seconds(config: TrainConfig, shape: Shape, card: Card, devices: int = 1) -> float | None:

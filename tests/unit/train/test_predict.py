@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pizero.command.train import main
-from pizero.model.config import Pi0Config
+from pizero.model.config import Pi0Config, SiglipConfig, Stem
+from pizero.model.siglip import patch_embedding
 from pizero.train.config import LoraConfig, OptimConfig, TrainConfig
 from pizero.train.flops import CARDS, Card
 from pizero.train.predict import (
@@ -23,6 +25,7 @@ from pizero.train.predict import (
     observation_shape,
     predict_memory,
     predict_seconds,
+    stem_numbers,
 )
 from pizero.train.preset import pi0
 from pizero.train.recipes import RECIPES, first_fit, flags, pieces_of
@@ -31,6 +34,7 @@ FULL = TrainConfig(name="x", output=Path("x"), batch_size=16, optim=OptimConfig(
 BASED = replace(FULL, init=Path("y"))
 A, C = Shape(1, 20), Shape(3, 48)
 SHORT = Pi0Config(horizon=4)
+STEMS: tuple[Stem, Stem] = ("convolutions", "patches")
 TRAINED, FROZEN = 3_128_992_528, 109_056_000
 """Numbers of the released model; frozen is what nothing depends on."""
 CARD = {card.name: card for card in CARDS}
@@ -85,6 +89,28 @@ def test_recomputing_keeps_the_inputs_of_layers_and_one_layer() -> None:
     found = activation_bytes(replace(FULL, recompute=True), C, 1)
     inputs = 768 * 27 * 1152 + 816 * 17 * 2048 + 51 * 18 * 1024
     assert found == 2 * (inputs + 18 * 816 * 512 + 816 * (2 * 2048 + 2560 + 2048 + 3 * 16384))
+
+
+def test_a_stem_of_convolutions_keeps_what_autograd_keeps_of_it() -> None:
+    vision = SiglipConfig(width=32, depth=2, mlp_dim=8, num_heads=2, image_size=32, patch_size=8, stem="convolutions")
+    stem, kept = patch_embedding(vision), {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        stem(torch.randn(1, 3, 32, 32))
+    weights = {parameter.data_ptr() for parameter in stem.parameters()}
+    statistics = 3 * 2  # mean and deviation of each norm's picture
+    numbers = sum(tensor.numel() for place, tensor in kept.items() if place not in weights) - statistics
+    assert stem_numbers(vision) == numbers
+    assert stem_numbers(SiglipConfig()) == 0
+    with_it, without = (replace(FULL, model=Pi0Config(vision=replace(vision, stem=stem))) for stem in STEMS)
+    factor = ACTIVATION_COMPILED * 2
+    assert activation_bytes(with_it, C, 5) - activation_bytes(without, C, 5) == pytest.approx(factor * 5 * 3 * numbers)
+    frozen = (replace(config, tune="expert", init=Path("y")) for config in (with_it, without))
+    assert len({activation_bytes(config, C, 5) for config in frozen}) == 1
 
 
 def test_gradients_come_as_activations_go() -> None:
