@@ -27,8 +27,7 @@ def load_policy(
     `robot` is one of those that it was trained on; None: the first.
     """
     device = _device(device)
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return Pi0Policy(load_checkpoint(checkpoint, device, dtype, robot=robot), num_steps, compile=compile)
+    return Pi0Policy(load_checkpoint(checkpoint, device, _dtype(device), robot=robot), num_steps, compile=compile)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class OpenPolicy:
     captures: bool
     """Whether it captures a graph for each size of a batch (it is compiled, or a server's that may be)."""
     identity: Mapping[str, Any]
-    """What its chunks depend on: the hash of its files, the device, Euler steps."""
+    """What its chunks depend on: the hash of its files, Euler steps, the device and the type of its numbers there."""
 
 
 @contextmanager
@@ -61,7 +60,13 @@ def open_policy(
         policy = load_policy(Path(place), device, steps, robot, compile)
         kind = _device(device).split(":")[0]
         captures = compile and kind == "cuda"
-        identity = {"sha256": folder_sha256(Path(place)), "num_steps": steps, "device": kind, "compiled": captures}
+        identity = {
+            "sha256": folder_sha256(Path(place)),
+            "num_steps": steps,
+            "device": kind,
+            "dtype": str(_dtype(kind)).removeprefix("torch."),
+            "compiled": captures,
+        }
         yield OpenPolicy(policy, policy.horizon, Path(place).resolve().name, captures, identity)
         return
     from pizero.serve.client import RemotePolicy  # who evaluates a checkpoint needs no websockets
@@ -84,6 +89,10 @@ def _device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but torch sees no CUDA device; use --device cpu")
     return device
+
+
+def _dtype(device: str) -> torch.dtype:
+    return torch.bfloat16 if device.startswith("cuda") else torch.float32
 
 
 def folder_sha256(checkpoint: Path) -> str:

@@ -28,15 +28,16 @@ Decode = Callable[[int], UInt8[np.ndarray, "h w 3"]]
 
 
 def decode_all(
-    cameras: Mapping[str, Decode], num_frames: int, size: tuple[int, int] | None, how: Resize
+    where: str, cameras: Mapping[str, Decode], num_frames: int, size: tuple[int, int] | None, how: Resize
 ) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
-    """Every picture of the cameras, whose names errors give; resized to `size` (height, width) if there is one.
+    """Every picture of the cameras, resized to `size` (height, width) if there is one.
 
-    Raises ValueError when a camera's pictures differ in size and are not resized, and what a camera's `Decode` raises.
+    Raises ValueError, which names `where` they come from, when a camera's pictures differ in size and are not resized;
+    and what a camera's `Decode` raises.
     """
     shapes = {name: decode(0).shape if size is None else (*size, 3) for name, decode in cameras.items()}
     pictures = {name: SharedArray((num_frames, *shape), np.uint8) for name, shape in shapes.items()}
-    decoding = _Decoding(dict(cameras), size, how, pictures)
+    decoding = _Decoding(where, dict(cameras), size, how, pictures)
     processes = min(MAX_PROCESSES, os.cpu_count() or 1, len(cameras) * num_frames // FRAMES_PER_PROCESS)
     if processes < 2:
         for name in cameras:
@@ -59,6 +60,7 @@ class _Stretch:
 class _Decoding:
     """What a process does with a stretch."""
 
+    where: str
     cameras: dict[str, Decode]
     size: tuple[int, int] | None
     how: Resize
@@ -71,14 +73,14 @@ class _Decoding:
             image = image if self.size is None else np.asarray(resize(image, self.size, self.how))
             if image.shape != pictures.shape[1:]:
                 raise ValueError(
-                    f"{stretch.camera} have shapes {pictures.shape[1:]} and {image.shape}; they can be preloaded only "
-                    "when they are resized to one"
+                    f"{self.where}: pictures of camera {stretch.camera!r} have shapes {pictures.shape[1:]} and "
+                    f"{image.shape}; they can be preloaded only when they are resized to one"
                 )
             pictures[i] = image
 
 
 def _share_out(decoding: _Decoding, frames: int, processes: int) -> None:
-    pool: WorkerPool[_Stretch, None] = WorkerPool(processes, decoding, "leave out data.preload to see what happens")
+    pool: WorkerPool[_Stretch, None] = WorkerPool(processes, decoding, "--data.no-preload does without them")
     stretches = [
         _Stretch(camera, start, min(start + FRAMES_PER_TASK, frames))
         for camera in decoding.cameras

@@ -109,10 +109,9 @@ class Recording(ABC):
         self.preloaded_by = how if size is not None else None
         bare = copy.copy(self)  # for other processes
         bare._images = {}
-        names = {c: f"{self.root}: pictures of camera {c!r}" for c in self.embodiment.cameras if c not in self._images}
-        decoders = {name: partial(bare.decode, camera=camera) for camera, name in names.items()}
-        pictures = decode_all(decoders, self.num_frames, size, how)
-        self._images.update({camera: pictures[name] for camera, name in names.items()})
+        missing = [camera for camera in self.embodiment.cameras if camera not in self._images]
+        decoders = {camera: partial(bare.decode, camera=camera) for camera in missing}
+        self._images |= decode_all(str(self.root), decoders, self.num_frames, size, how)
         self.close()
 
     def chunk(self, i: int | np.integer, horizon: int) -> tuple[Float[np.ndarray, "t a"], Bool[np.ndarray, " t"]]:

@@ -122,7 +122,7 @@ class WorkerPool(Generic[Task, Result]):
 
     def _start(self, place: int) -> _Worker[Task]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(self._work, theirs), daemon=True, name="loader worker")
+        process = self._context.Process(target=_serve, args=(self._work, theirs), daemon=True, name="data worker")
         # Ctrl-C reaches every process of the terminal. Ours ends the workers; they never listen.
         resource_tracker.ensure_running()  # which would unblock the signal again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -151,7 +151,7 @@ class WorkerPool(Generic[Task, Result]):
         self._waiting.popleft()
         code = worker.process.exitcode
         error = ValueError(
-            f"{MOST_DEATHS} loader workers died one after another (exit code {code}) over the same samples; "
+            f"{MOST_DEATHS} worker processes died one after another (exit code {code}) over the same samples; "
             f"{'they were killed, perhaps for memory: ' if code == -signal.SIGKILL else ''}"
             f"{self._advice}"
         )
@@ -174,9 +174,9 @@ def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
 def _portable(error: Exception) -> Exception:
     """The error as it can travel; what is not meant for users brings its traceback along."""
     if not isinstance(error, ValueError):
-        error.add_note("in a loader worker:\n" + "".join(traceback.format_exception(error)))
+        error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # some exceptions do not pickle, or not back
-        return RuntimeError("in a loader worker:\n" + "".join(traceback.format_exception(error)))
+        return RuntimeError("in a worker process:\n" + "".join(traceback.format_exception(error)))
     return error

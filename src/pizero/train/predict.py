@@ -182,12 +182,13 @@ def activation_bytes(config: TrainConfig, shape: Shape, rows: int) -> float:
         numbers = 2 * vlm.num_kv_heads * vlm.head_dim * prefix * vlm.depth
         numbers += sum(stack.tokens * stack.layers * stack.width for stack in kept)
         numbers += max(stack.tokens * stack.inside for stack in kept)
-    if passes(config.tune, config.lora).vision > 1:
-        numbers += shape.views * stem_numbers(config.model.vision)
     factor = ACTIVATION_COMPILED if config.compile else ACTIVATION_EAGER
+    stem = 0.0
+    if passes(config.tune, config.lora).vision > 1:
+        stem = factor * shape.views * stem_numbers(config.model.vision)
     if config.recompute and config.compile:
         factor = 1.0  # inputs are what they are
-    return factor * rows * numbers * (4.0 if config.precision == "fp32" else 2.0)
+    return rows * (factor * numbers + stem) * (4.0 if config.precision == "fp32" else 2.0)
 
 
 def stem_numbers(vision: SiglipConfig) -> int:

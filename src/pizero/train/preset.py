@@ -108,7 +108,10 @@ def simpler() -> TrainConfig:
 
 
 def libero() -> TrainConfig:
-    """A small pi0 from scratch on demonstrations of a LIBERO suite; runs/libero.sh has all commands."""
+    """A small pi0 from scratch on demonstrations of a LIBERO suite; runs/libero.sh has all commands.
+
+    Both cameras' pictures are shifted, each by itself, as in `simpler`.
+    """
     return replace(
         simpler(), name="libero", output=Path("runs/libero/train"), model=small_model(state_dim=8, horizon=16)
     )

@@ -64,6 +64,7 @@ def test_what_tells_a_policy_from_others_is_in_its_files_not_in_their_place(fold
             "sha256": folder_sha256(folder),
             "num_steps": 2,
             "device": "cpu",
+            "dtype": "float32",
             "compiled": False,
         }
     moved = shutil.copytree(folder, tmp_path / "moved")

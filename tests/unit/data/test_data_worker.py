@@ -107,7 +107,8 @@ def test_a_task_that_kills_three_workers_is_given_up_and_the_others_are_done(poo
     found = dict(answers(pool, 2))
     assert found["sleep", 0.0, "other"] == "other"
     assert isinstance(found[deadly], ValueError)
-    assert "3 loader workers died one after another (exit code -9)" in str(found[deadly])
+    assert "3 worker processes died one after another (exit code -9)" in str(found[deadly])
+    assert str(found[deadly]).endswith("perhaps for memory: do something else")
     assert (tmp_path / "deaths").read_text() == "xxx"
     assert pool.restarts == 3
 

@@ -153,7 +153,7 @@ def test_a_frame_that_kills_every_worker_ends_the_run_with_a_clear_error() -> No
     mixture = toy(deadly=frozenset([int(toy().rows(1, 4)[1][2])]))
     with Batches(mixture, 4, workers=1) as batches:
         assert next(batches).step == 0
-        with pytest.raises(ValueError, match=r"3 loader workers died one after another \(exit code 9\)"):
+        with pytest.raises(ValueError, match=r"3 worker processes died one after another \(exit code 9\)"):
             next(batches)
     assert not active_children()
 
