@@ -167,7 +167,7 @@ def _figure(title: str, names: Sequence[str], svg: str) -> str:
 def _strip(strip: Film) -> str:
     image = f'<img alt="{escape(strip.caption)}" src="{_inside(strip.path, "image/png")}">'
     caption = f"<figcaption>{escape(strip.caption)}</figcaption>"
-    return f'<figure class="strip"><div class="wide">{image}</div>{caption}</figure>'
+    return f'<figure class="strip">{image}{caption}</figure>'
 
 
 def _videos(videos: Sequence[Film]) -> str:

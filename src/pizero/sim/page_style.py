@@ -36,7 +36,7 @@ figure { margin: 1rem 0; } figcaption { font-size: .85rem; color: var(--faint); 
 svg { display: block; width: 100%; max-width: 38rem; margin-top: .4rem; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--faint); } .grid { stroke: var(--line); } .curve { fill: none; stroke-width: 2; }
 .interval { fill: none; stroke: var(--ink); stroke-width: 1.2; }
-.strip img { display: block; height: 8rem; }
+.strip img { display: block; width: 100%; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .8rem; }
 .videos figure { margin: 0; } video { width: 100%; display: block; border-radius: 4px; }
 pre { background: var(--panel); padding: .6rem .8rem; border-radius: 4px; overflow-x: auto; font-size: .85rem; }
