@@ -35,16 +35,16 @@ def decode_all(
     Raises ValueError, which names `where` they come from, when a camera's pictures differ in size and are not resized;
     and what a camera's `Decode` raises.
     """
-    shapes = {name: decode(0).shape if size is None else (*size, 3) for name, decode in cameras.items()}
-    pictures = {name: SharedArray((num_frames, *shape), np.uint8) for name, shape in shapes.items()}
+    shapes = {camera: decode(0).shape if size is None else (*size, 3) for camera, decode in cameras.items()}
+    pictures = {camera: SharedArray((num_frames, *shape), np.uint8) for camera, shape in shapes.items()}
     decoding = _Decoding(where, dict(cameras), size, how, pictures)
     processes = min(MAX_PROCESSES, os.cpu_count() or 1, len(cameras) * num_frames // FRAMES_PER_PROCESS)
     if processes < 2:
-        for name in cameras:
-            decoding(_Stretch(name, 0, num_frames))
+        for camera in cameras:
+            decoding(_Stretch(camera, 0, num_frames))
     else:
         _share_out(decoding, num_frames, processes)
-    return {name: array.values for name, array in pictures.items()}
+    return {camera: array.values for camera, array in pictures.items()}
 
 
 @dataclass(frozen=True)
