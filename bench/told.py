@@ -1,16 +1,19 @@
-"""Whether a policy does what it is told, in LIBERO's spatial and object suites.
+"""Where another task's instruction sends a policy, in LIBERO's spatial and object suites.
 
     python bench/told.py CHECKPOINT libero-spatial --episodes 10 --execute-steps 4
+    python bench/told.py CHECKPOINT libero-object --other 3
 
 The ten scenes of a suite have more in them than their own task needs. Each is played with the instruction of another
 task whose thing is there too: in the spatial suite the second bowl, where the other task has its own; in the object
-suite the first of the other objects. Which of the two comes to the plate, or into the basket? The benchmark's initial
-states and step limits; an episode ends when one of them does. Prints a table and one JSON line last.
+suite one of the five other objects (`--other`, in the scene's order). Which of the two comes to the plate, or into the
+basket? The benchmark's initial states and step limits; an episode ends when one of them does. Prints a table and one
+JSON line last.
 """
 
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,36 +31,44 @@ OBJECTS = (
     "tomato_sauce_1", "butter_1", "milk_1", "chocolate_pudding_1", "orange_juice_1",
 )  # fmt: skip
 """What the tasks of the object suite are about."""
-TOLD = {"libero-spatial": (1, 6, 8, 9, 9, 3, 7, 9, 1, 7), "libero-object": (2, 0, 4, 8, 3, 7, 5, 1, 9, 6)}
-"""For each scene, the task whose instruction is given."""
+OTHERS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "libero-spatial": ((1,), (6,), (8,), (9,), (9,), (3,), (7,), (9,), (1,), (7,)),
+    "libero-object": (
+        (2, 1, 7, 5, 6), (0, 7, 5, 6, 9), (4, 0, 1, 7, 5), (8, 4, 2, 0, 1), (3, 2, 0, 1, 7),
+        (7, 6, 9, 8, 3), (5, 9, 8, 3, 4), (1, 5, 6, 9, 8), (9, 3, 4, 2, 0), (6, 8, 3, 4, 2),
+    ),
+}  # fmt: skip
+"""For each scene, the tasks whose things are in it."""
 
 
 class Told(LiberoEnv):
     """Solved when the other thing is where it was told to be; over when that or the scene's own is."""
 
+    def __init__(self, name: str, goal: list[str]) -> None:
+        super().__init__(find_task(name))
+        self._goal = goal
+
     def step(self, action: np.ndarray) -> Step:
         """One control step."""
         done = super().step(action).done
-        other = bool(self._world.env._eval_predicate(other_goal(self.task.name)))
+        other = bool(self._world.env._eval_predicate(self._goal))
         return Step(other, done or other)
 
 
-def other_goal(name: str) -> list[str]:
-    """What holds when a scene's other task is solved."""
-    suite, scene = name.split("/")
-    return ["on", BOWL, PLATE] if suite == "libero-spatial" else ["in", OBJECTS[TOLD[suite][int(scene)]], BASKET]
-
-
-def make_env(name: str) -> Env:
+def make_env(other: int, name: str) -> Env:
     """The scene of a task, for a worker."""
-    return Told(find_task(name))
+    suite, scene = name.split("/")
+    if suite == "libero-spatial":
+        return Told(name, ["on", BOWL, PLATE])
+    return Told(name, ["in", OBJECTS[OTHERS[suite][int(scene)][other]], BASKET])
 
 
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="its folder")
-    parser.add_argument("suite", choices=TOLD)
+    parser.add_argument("suite", choices=OTHERS)
+    parser.add_argument("--other", type=int, default=0, help="which of the scene's other things, from 0")
     parser.add_argument("--episodes", type=int, default=10, help="of each scene")
     parser.add_argument("--execute-steps", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
@@ -65,17 +76,26 @@ def main() -> int:
         "--device", default="auto", help='"cpu" (float32), "cuda" (bfloat16); "auto": cuda where there is one'
     )
     args = parser.parse_args()
-    told = {f"{args.suite}/{scene}": f"{args.suite}/{other}" for scene, other in enumerate(TOLD[args.suite])}
+    others = OTHERS[args.suite]
+    if not 0 <= args.other < len(others[0]):
+        parser.error(f"--other is {args.other}; {args.suite} has 0 ... {len(others[0]) - 1}")
+    told = {f"{args.suite}/{scene}": f"{args.suite}/{there[args.other]}" for scene, there in enumerate(others)}
     with open_policy(args.checkpoint, args.device, compile=False) as opened:
         results = evaluate(
             opened.policy, list(told), args.episodes, args.execute_steps,
-            workers=args.workers, prompt_of=told, simulator=Simulator(find_task, make_env),
+            workers=args.workers, prompt_of=told, simulator=Simulator(find_task, partial(make_env, args.other)),
         )  # fmt: skip
-        line = {"benchmark": "told", "execute_steps": args.execute_steps, "policy": dict(opened.identity)}
+        line = {
+            "benchmark": "told",
+            "execute_steps": args.execute_steps,
+            "other": args.other,
+            "policy": dict(opened.identity),
+        }
     rows = [row_of(task, [result for result in results if result.task == task]) for task in told]
     for row in rows:
         counts = "  ".join(f"{row[what]:>3} {what}" for what in ("other", "own", "neither", "errors"))
         print(f"{row['scene']:<18}{counts}  {row['told']}")
+    line = {"benchmark": "told", "execute_steps": args.execute_steps, "other": args.other, "policy": identity}
     print(json.dumps(line | {"rows": rows, "checkpoint": Path(args.checkpoint).name} | about()))
     return 0
 

@@ -99,7 +99,9 @@ def test_demonstrations_are_recorded_and_read_back(tmp_path: Path) -> None:
         ("object", 4, 3, ["in", "bbq_sauce_1", "basket_1_contain_region"]),  # the sauce, not the ketchup
     ],
 )
-def test_the_policies_in_assets_do_what_they_are_told(suite: str, scene: int, told: int, goal: list[str]) -> None:
+def test_another_text_sends_the_policies_in_assets_to_another_thing(
+    suite: str, scene: int, told: int, goal: list[str]
+) -> None:
     policy = Pi0Policy(load_checkpoint(Path(__file__).parents[2] / f"assets/libero-{suite}"))
     task, prompt = f"libero-{suite}/{scene}", find_task(f"libero-{suite}/{told}").prompt
     (own,) = evaluate(policy, [task], 1, execute_steps=4, workers=1)
