@@ -53,6 +53,7 @@ $evaluate "$out/object/last" --task libero-object --episodes 10 --execute-steps 
 
 # on 2 cores, in float32
 for suite in spatial object; do
-    $evaluate assets/libero-$suite --device cpu --task libero-$suite --episodes 4 --execute-steps 4 --videos 0 --output "$out/$suite-cpu"
+    $evaluate assets/libero-$suite --device cpu --task libero-$suite --episodes 20 --execute-steps 4 --videos 0 --output "$out/$suite-cpu"
     python bench/told.py assets/libero-$suite libero-$suite --episodes 10 --device cpu
 done
+python bench/told.py assets/libero-object libero-object --episodes 5 --other 4 --device cpu
