@@ -51,7 +51,7 @@ class Told(LiberoEnv):
     def step(self, action: np.ndarray) -> Step:
         """One control step."""
         done = super().step(action).done
-        other = bool(self._world.env._eval_predicate(self._goal))
+        other = self._world.holds(self._goal)
         return Step(other, done or other)
 
 

@@ -112,7 +112,7 @@ def test_another_text_sends_the_policies_in_assets_to_another_thing(
         (chunk,) = policy.act_batch([replace(env.frame(), prompt=prompt)], [noise_seed(eval_seed(0), plan)])
         successes = [env.step(action).success for action in chunk[:4]]
         assert not any(successes), "it took the scene's own thing"
-        if env._world.env._eval_predicate(goal):
+        if env._world.holds(goal):
             break
     else:
         pytest.fail("it took neither")

@@ -152,8 +152,7 @@ class WorkerPool(Generic[Task, Result]):
         code = worker.process.exitcode
         error = ValueError(
             f"{MOST_DEATHS} worker processes died one after another (exit code {code}) over the same samples; "
-            f"{'they were killed, perhaps for memory: ' if code == -signal.SIGKILL else ''}"
-            f"{self._advice}"
+            f"{'they were killed, perhaps for memory: ' if code == -signal.SIGKILL else ''}{self._advice}"
         )
         return [(first.task, error)]
 

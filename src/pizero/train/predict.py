@@ -7,7 +7,6 @@ The rules are those of arithmetic; the constants on top are what arithmetic does
 import json
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from pizero.data.lerobot_layout import INFO
@@ -192,16 +191,12 @@ def activation_bytes(config: TrainConfig, shape: Shape, rows: int) -> float:
 
 
 def stem_numbers(vision: SiglipConfig) -> int:
-    """Of a picture, what convolutions keep: the inputs of each, of its norm and of its non-linearity. Patches keep the
-    picture, which is there anyway."""
+    """Of a picture, what convolutions keep: itself, and what comes out of each, of its norm and of its non-linearity.
+    Patches keep the picture, which is there anyway."""
     if vision.stem == "patches":
         return 0
-    numbers, side = 0, vision.image_size
-    for before, after in pairwise(vision.stem_channels):
-        numbers += before * side**2
-        side //= 2
-        numbers += 2 * after * side**2
-    return numbers + vision.width * side**2
+    made = (channels * (vision.image_size >> i) ** 2 for i, channels in enumerate(vision.stem_channels))
+    return next(made) + 3 * sum(made)  # the picture is made by none
 
 
 def predict_seconds(config: TrainConfig, shape: Shape, card: Card, devices: int = 1) -> float | None:

@@ -64,7 +64,7 @@ class OpenDrawer:
     def solved(self) -> bool:
         """Whether the drawer is open."""
         if self._wide:
-            return bool(self._world.env._eval_predicate(["open", self._region]))
+            return self._world.holds(["open", self._region])
         return self._drawer.width() > _ENOUGH
 
     def done(self) -> bool:

@@ -32,7 +32,7 @@ class TurnKnob:
 
     def solved(self) -> bool:
         """Whether the goal's predicate holds."""
-        return bool(self._world.env._eval_predicate(self._goal))
+        return self._world.holds(self._goal)
 
     def done(self) -> bool:
         """Whether it holds and the hand is open and above the knob."""

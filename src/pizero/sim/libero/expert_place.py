@@ -91,7 +91,7 @@ class Place:
 
     def solved(self) -> bool:
         """Whether the goal's predicate holds."""
-        return bool(self._world.env._eval_predicate(self._goal))
+        return self._world.holds(self._goal)
 
     def done(self) -> bool:
         """Whether it holds and the hand is open and out of the way."""

@@ -104,6 +104,10 @@ class World:
         """Whether the task's goal holds now."""
         return bool(self.env._check_success())
 
+    def holds(self, predicate: list[str]) -> bool:
+        """Whether a predicate of LIBERO's holds now, for example ["on", "akita_black_bowl_1", "plate_1"]."""
+        return bool(self.env._eval_predicate(predicate))
+
     def state(self) -> Float64[np.ndarray, " 8"]:
         """Proprioception as the embodiment has it, equal to what robosuite observes."""
         position = self.seen.site_xpos[self._robot.eef_site_id]
